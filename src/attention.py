@@ -1,0 +1,202 @@
+"""Causal self-attention with learned positions (vanilla) or rotary ones (RoPE): parts (b) and (g).
+
+Works on the packed stream of `packing.py`: the projections see every real position once, the scores
+are computed per group of rows. Where positions come from and what surrounds the layer is `model.py`'s.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from packing import Rows, to_cells, to_stream
+
+# ---------------------------------------------------------------- [part g] rotary position embeddings
+
+
+def precompute_rotary_emb(dim: int, max_positions: int) -> Tensor:
+    """cos(t theta_i) and sin(t theta_i), theta_i = 10000^(-2(i-1)/dim), i = 1 .. dim/2.
+
+    Handout equation (1); RoFormer (Su et al. 2024) equation (15).
+
+    Args:
+        dim: size of the vectors to rotate: of one HEAD, not of the embedding. Even.
+        max_positions: positions t = 0 .. max_positions - 1.
+
+    Returns:
+        (max_positions, dim/2, 2), real: a complex buffer would break under NCCL.
+
+    Raises:
+        ValueError: if dim is odd.
+    """
+    if dim % 2:
+        raise ValueError(f"rotary embeddings turn pairs of features: dim must be even, not {dim}")
+    theta = 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)  # (dim/2,)
+    angle = torch.arange(max_positions, dtype=torch.float64)[:, None] * theta  # (max_positions, dim/2)
+    return torch.stack((angle.cos(), angle.sin()), dim=-1).float()
+
+
+def apply_rotary_emb(x: Tensor, rope_cache: Tensor) -> Tensor:
+    """Turn each pair of features of the vector at position t by the angle t theta_i.
+
+    A pair (x1, x2) becomes (x1 cos - x2 sin, x2 cos + x1 sin): the real and imaginary part of
+    (x1 + i x2)(cos + i sin), handout equation (2), in real arithmetic. Computed in float32.
+
+    Args:
+        x: (B, nh, T, hs), queries or keys.
+        rope_cache: (>= T, hs/2, 2), cos and sin; row t belongs to x[:, :, t].
+
+    Returns:
+        (B, nh, T, hs), the dtype of x.
+    """
+    cos, sin = rope_cache[: x.size(2)].repeat_interleave(2, dim=1).unbind(-1)  # each (T, hs)
+    sign = torch.tensor([-1.0, 1.0], device=x.device).repeat(x.size(-1) // 2)  # (hs,)
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)  # (x2, x1) for every pair (x1, x2)
+    return (x * cos + swapped * (sin * sign)).to(x.dtype)
+
+
+# ---------------------------------------------------------------- dropout
+
+
+class _Dropout(torch.autograd.Function):
+    """Dropout whose random numbers are 16 bits each, four of them from one 64-bit draw.
+
+    On a CPU torch draws a float per element, which costs more than the layer around it. The
+    probability is p rounded to 1/65536, and the scale is that of the rounded p.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, p: float) -> Tensor:
+        dropped = round(p * 65536)
+        draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
+        keep = bits >= dropped - 32768
+        ctx.save_for_backward(keep)
+        ctx.scale = 65536 / (65536 - dropped)
+        return (x * keep).mul_(ctx.scale)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (keep,) = ctx.saved_tensors
+        return (grad * keep).mul_(ctx.scale), None
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout, with cheaper random numbers on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        if x.device.type == "cpu":
+            return _Dropout.apply(x, self.p)
+        return super().forward(x)
+
+
+# ---------------------------------------------------------------- [part b] causal self-attention
+
+
+class KVCache:
+    """Keys and values of the positions that a layer has seen, for generation.
+
+    Attributes:
+        k, v: (B, nh, capacity, hs); row b is filled up to its own length.
+    """
+
+    def __init__(self, rows: int, n_head: int, capacity: int, head_size: int, like: Tensor):
+        self.k = like.new_zeros(rows, n_head, capacity, head_size)
+        self.v = torch.zeros_like(self.k)
+
+    def write(self, k: Tensor, v: Tensor, rows: Rows) -> None:
+        """Store the keys and values (N, nh, hs) of new positions."""
+        self.k[rows.row, :, rows.position] = k.to(self.k.dtype)
+        self.v[rows.row, :, rows.position] = v.to(self.v.dtype)
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all rows but these (indices)."""
+        self.k, self.v = self.k[rows], self.v[rows]
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head self-attention in which a position sees itself and what stands before it."""
+
+    def __init__(self, config):
+        super().__init__()
+        if config.n_embd % config.n_head:
+            raise ValueError(f"n_embd={config.n_embd} is not a multiple of n_head={config.n_head}")
+        self.n_head = config.n_head
+        head_size = config.n_embd // config.n_head
+        # Key, query and value of all heads: the output is viewed as (nh, 3 hs) and split into q, k, v.
+        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.proj = nn.Linear(config.n_embd, config.n_embd)
+        self.attn_drop = Dropout(config.attn_pdrop)
+        self.resid_drop = Dropout(config.resid_pdrop)
+        # 1 where query (row) t may look at key (column) s, that is s <= t.
+        mask = torch.tril(torch.ones(config.block_size, config.block_size))
+        self.register_buffer("mask", mask.view(1, 1, config.block_size, config.block_size))
+        self.rope = config.rope
+        if self.rope:
+            # [part g] the cache turns queries and keys of one head: hs, not n_embd
+            self.register_buffer("rope_cache", precompute_rotary_emb(head_size, config.block_size))
+
+    def forward(self, x: Tensor, rows: Rows | None = None, cache: KVCache | None = None) -> Tensor:
+        """Attend within each row.
+
+        Args:
+            x: (N, C), packed as `rows` says; or (B, T, C) without `rows`, all rows T long.
+            rows: the layout of the stream.
+            cache: keys and values of earlier positions; the new ones are added to it.
+
+        Returns:
+            the shape of x.
+        """
+        if rows is None:
+            lengths = torch.full((x.size(0),), x.size(1), device=x.device)
+            return self(x.flatten(0, 1), Rows.of(lengths)).view(x.shape)
+        qkv = self.qkv(x).view(len(x), self.n_head, -1)  # (N, nh, 3 hs)
+        if self.rope:
+            q, k, v = qkv.split(qkv.size(-1) // 3, dim=-1)  # each (N, nh, hs)
+            turn = self.rope_cache[rows.position]  # (N, hs/2, 2)
+            q, k = (apply_rotary_emb(t.transpose(0, 1)[None], turn)[0].transpose(0, 1) for t in (q, k))
+            qkv = torch.cat((q, k, v), dim=-1)
+        if cache is not None:
+            cache.write(*qkv.split(qkv.size(-1) // 3, dim=-1)[1:], rows)
+            reach = to_cells(rows.position[:, None], rows)[:, 0]  # (cells,) what a query may see
+        cells = to_cells(qkv.flatten(1), rows)  # (cells, 3 C)
+        out = []
+        for g in rows.groups:
+            block = cells[g.start : g.stop].view(g.size, g.width, self.n_head, -1).transpose(1, 2)
+            q, k, v = block.chunk(3, dim=-1)  # each (b, nh, T, hs)
+            visible = self.mask[0, 0, : g.width, : g.width] != 0  # (T, T)
+            if cache is not None:
+                last = slice(g.first, g.first + g.size)
+                query_reach = reach[g.start : g.stop].view(g.size, 1, g.width, 1)
+                keys = int(query_reach.max()) + 1
+                k, v = cache.k[last, :, :keys], cache.v[last, :, :keys]
+                visible = torch.arange(keys, device=x.device) <= query_reach  # (b, 1, T, keys)
+            y = self.attend(q, k, v, visible)  # (b, nh, T, hs)
+            out.append(y.transpose(1, 2).reshape(g.stop - g.start, -1))  # (b T, C)
+        return self.resid_drop(self.proj(to_stream(torch.cat(out), rows)))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
+        """softmax(q k^T / sqrt(hs)) v over the visible keys.
+
+        On a GPU it is PyTorch's fused kernel; on a CPU that kernel has no dropout and a slow
+        gradient, and the plain formula is quicker.
+
+        Args:
+            q: (B, nh, T, hs); k, v: (B, nh, S, hs).
+            visible: (T, S) or (B, 1, T, S), False where a query may not look.
+
+        Returns:
+            (B, nh, T, hs)
+        """
+        if q.device.type == "cuda":
+            p = self.attn_drop.p if self.training else 0.0
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=p)
+        scores = (q @ k.transpose(-2, -1)) / math.sqrt(q.size(-1))  # (B, nh, T, hs) x (B, nh, hs, S)
+        scores = scores.masked_fill(~visible, float("-inf"))  # (B, nh, T, S)
+        return self.attn_drop(F.softmax(scores, dim=-1)) @ v  # (B, nh, T, S) x (B, nh, S, hs)

@@ -1,0 +1,156 @@
+"""Parameter files and checkpoints: what they hold, and what is checked when they are read.
+
+A parameter file is a plain `torch.save` of the model's state dict, with no key of ours: the course's
+code reads it with `load_state_dict(strict=True)`, and its files are read here. What we want to know
+about a file (which characters, which corpus, how it was made) travels in the state dict's
+`_metadata`, which other readers ignore.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model import GPT
+from utils import UserError, atomic_write
+
+STAMP = "name_places"  # the key of our entry in `_metadata`
+
+
+def vocabulary_hash(itos: dict[int, str]) -> str:
+    """Identifies a vocabulary: the same characters in the same order."""
+    return hashlib.sha256("".join(itos[i] for i in range(len(itos))).encode()).hexdigest()[:16]
+
+
+def save_params(path: str | Path, model: GPT, stamp: dict[str, Any]) -> None:
+    """Write a parameter file, atomically.
+
+    Args:
+        stamp: plain values about the run; `vocabulary` (see `vocabulary_hash`) is checked on loading.
+    """
+    state = model.state_dict()
+    state._metadata[STAMP] = {"json": json.dumps(stamp, sort_keys=True)}
+    with atomic_write(path) as file:
+        torch.save(state, file)
+
+
+def _read(path: str | Path, what: str) -> Any:
+    """`torch.load` that runs no code from the file."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such {what}; make it first, or check the path") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a directory, a {what} is expected") from None
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path}: refused, it is not a plain {what}: it holds objects that could run code, or is damaged; "
+            "use one written by src/run.py"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception as error:  # torch.load raises many kinds for damaged files
+        raise UserError(f"{path}: is damaged or no {what} ({type(error).__name__}); make it again") from None
+
+
+def read_stamp(path: str | Path) -> dict[str, Any]:
+    """What a parameter file says about itself; empty for a file of other code.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    return _stamp_of(_read(path, "parameter file"))
+
+
+def _stamp_of(state: Any) -> dict[str, Any]:
+    entry = getattr(state, "_metadata", {}).get(STAMP, {})
+    return json.loads(entry["json"]) if "json" in entry else {}
+
+
+def load_params(path: str | Path, model: GPT, vocabulary: str) -> dict[str, Any]:
+    """Read a parameter file into a model, checking first that it belongs to it.
+
+    Args:
+        vocabulary: `vocabulary_hash` of the corpus in use.
+
+    Returns:
+        the file's stamp.
+
+    Raises:
+        UserError: naming what differs: variant, size, vocabulary.
+    """
+    state = _read(path, "parameter file")
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise UserError(f"{path}: is not the state dict of a model; use a file written by src/run.py")
+    mine = model.state_dict()
+    asked, held = ("rope" if model.config.rope else "vanilla"), ("vanilla" if "pos_emb" in state else "rope")
+    if "tok_emb.weight" in state and asked != held:
+        raise UserError(f"{path}: holds a {held} model, {asked} was asked for; say {held}, or give the {asked} file")
+    if missing := sorted(set(mine) - set(state)):
+        raise UserError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more; it was made for another model")
+    if extra := sorted(set(state) - set(mine)):
+        raise UserError(f"{path}: has {extra[0]}, which this model does not; it was made for another model")
+    if state["tok_emb.weight"].shape[0] != mine["tok_emb.weight"].shape[0]:
+        raise UserError(
+            f"{path}: was trained on {state['tok_emb.weight'].shape[0]} different characters, this corpus has "
+            f"{mine['tok_emb.weight'].shape[0]}; give the corpus it was pretrained with"
+        )
+    for name, tensor in mine.items():
+        if state[name].shape != tensor.shape:
+            raise UserError(f"{path}: {name} has shape {tuple(state[name].shape)}, this model {tuple(tensor.shape)}")
+    stamp = _stamp_of(state)
+    if not stamp:
+        print(
+            f"warning: {path}: does not say which corpus it was trained on (other code wrote it); "
+            "make sure that it is this one",
+            file=sys.stderr,
+        )
+    elif stamp["vocabulary"] != vocabulary:
+        raise UserError(
+            f"{path}: was trained with other characters, or with the same in another order (corpus "
+            f"{stamp.get('corpus_path')}); give the corpus it was pretrained with"
+        )
+    model.load_state_dict(state)
+    return stamp
+
+
+# ---------------------------------------------------------------- checkpoints of unfinished runs
+
+
+def checkpoint_path(params_path: str | Path) -> Path:
+    """Where the checkpoint of a run stands that will write these parameters."""
+    return Path(f"{params_path}.checkpoint")
+
+
+def save_checkpoint(path: str | Path, trainer_state: dict, settings: dict[str, Any]) -> None:
+    """Write the state of a trainer, atomically: a crash in the middle leaves the last good one."""
+    with atomic_write(path) as file:
+        torch.save({"settings": json.dumps(settings, sort_keys=True), "trainer": trainer_state}, file)
+
+
+def load_checkpoint(path: str | Path, settings: dict[str, Any]) -> dict | None:
+    """The trainer state of a checkpoint, None where there is none.
+
+    Raises:
+        UserError: the checkpoint is of a run with other settings, naming the first that differs.
+    """
+    if not Path(path).exists():
+        return None
+    content = _read(path, "checkpoint")
+    if not isinstance(content, dict) or not {"settings", "trainer"} <= set(content):
+        raise UserError(f"{path}: is not a checkpoint of src/run.py; delete it to start afresh")
+    saved = json.loads(content["settings"])
+    settings = json.loads(json.dumps(settings))
+    for name in sorted(set(saved) | set(settings)):
+        if saved.get(name) != settings.get(name):
+            raise UserError(
+                f"{path}: belongs to a run with {name} = {saved.get(name)}, this one has {settings.get(name)}; "
+                "use the same settings, or leave out --resume to start afresh"
+            )
+    return content["trainer"]

@@ -1,0 +1,267 @@
+"""The two datasets: span corruption for pretraining (part e) and question-answer pairs for finetuning.
+
+Both hold their whole text as one tensor of token ids and make a batch at once with `batch(indices)`;
+`dataset[i]` is the batch of one. Look at examples with
+
+    python src/dataset.py namedata
+    python src/dataset.py charcorruption
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from utils import MASK_CHAR, PAD_CHAR, UserError, cli, read_pairs, read_text
+
+
+def encode(text: str, stoi: dict[str, int]) -> list[int]:
+    """Token ids of a text. KeyError for a character that the vocabulary lacks."""
+    return [stoi[c] for c in text]
+
+
+class NameDataset:
+    """Where was NAME born? -> PLACE, over the vocabulary of a pretraining corpus.
+
+    With a block of 128, the example ("Where was Ada Lovelace born?", "London") reads
+
+        x: Where was Ada Lovelace born?[MASK]London[MASK][PAD]...
+        y: [PAD]...               [MASK]London[MASK][PAD]...
+
+    that is, y is x one character later with the question's characters replaced by PAD, so that the
+    loss is taken on `MASK place MASK` alone.
+
+    Args:
+        pretraining_dataset: gives the vocabulary and the block size.
+        data: the text of a file of lines `question<TAB>place`.
+        source: name of the file, for error messages.
+    """
+
+    def __init__(self, pretraining_dataset: CharCorruptionDataset, data: str, source: str = "the training pairs"):
+        self.MASK_CHAR = MASK_CHAR
+        self.PAD_CHAR = PAD_CHAR
+        self.stoi = pretraining_dataset.stoi
+        self.itos = pretraining_dataset.itos
+        self.block_size = pretraining_dataset.block_size
+        self.pairs = read_pairs(data, source, with_answers=True)
+        x = torch.zeros(len(self.pairs), self.block_size, dtype=torch.long)
+        question = torch.zeros(len(self.pairs), dtype=torch.long)
+        for i, (line, asked, place) in enumerate(self.pairs):
+            text = asked + MASK_CHAR + place + MASK_CHAR
+            if missing := sorted(set(text) - set(self.stoi)):
+                raise UserError(
+                    f"{source}, line {line}: {missing[0]!r} is not among the characters of the pretraining corpus; "
+                    "train on pairs that belong to this corpus, or take the character out"
+                )
+            if len(text) > self.block_size:
+                raise UserError(
+                    f"{source}, line {line}: question and answer have {len(text)} characters, "
+                    f"{self.block_size} fit; shorten them"
+                )
+            x[i, : len(text)] = torch.tensor(encode(text, self.stoi))
+            question[i] = len(asked)
+        self._tokens, self._question = x, question
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, idx: int) -> tuple[Tensor, Tensor]:
+        """(x, y), each a LongTensor of block_size - 1."""
+        x, y = self.batch(torch.tensor([idx]))
+        return x[0], y[0]
+
+    def batch(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """x and y of several pairs, each (B, block_size - 1). Nothing is random: no generator is used."""
+        s = self._tokens[indices]  # (B, block_size)
+        x, y = s[:, :-1], s[:, 1:]
+        asked = torch.arange(y.size(1)) < self._question[indices][:, None] - 1
+        return x, y.masked_fill(asked, self.stoi[PAD_CHAR])
+
+
+# ---------------------------------------------------------------- [part e] span corruption
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """How documents are cut and spans are chosen. The defaults are the handout's rule, exactly.
+
+    Attributes:
+        keep_whole: share of the documents that are cut only at the longest length allowed
+            (the others: at a random length, each of 4 .. block_size * 7/8 equally likely).
+        word_start: share of the spans that start where a capitalised word starts (a name, a place,
+            "Born") and not just anywhere; the length is drawn as always. A document without one: anywhere.
+        one_word: share of the word_start spans that end with the word instead.
+    """
+
+    keep_whole: float = 0.0
+    word_start: float = 0.0
+    one_word: float = 0.0
+
+
+class CharCorruptionDataset:
+    """Documents with one span of characters cut out and asked for: T5's span corruption, in small.
+
+    Each time a document is drawn,
+    1. it is cut to a random length, each of 4 .. int(block_size * 7/8) equally likely (a shorter
+       document stays whole);
+    2. a span of random length, a quarter of what is left on average, is chosen in it;
+    3. the example is  s = prefix MASK suffix MASK span MASK, filled up with PAD to block_size + 1;
+    4. x = s[:-1] and y = s[1:].
+
+    Raffel et al. 2020, section 3.1.4, with one span. The last MASK is optional in the handout; with it
+    the end of an example, `MASK span MASK`, has the form of finetuning's `MASK place MASK`.
+
+    Args:
+        data: the corpus, one document a line.
+        block_size: length of x and of y.
+        corruption: shares of the rules above; the default is the handout's.
+        source: name of the file, for error messages.
+    """
+
+    SHORTEST = 4
+
+    def __init__(
+        self,
+        data: str,
+        block_size: int,
+        corruption: Corruption | None = None,
+        source: str = "the pretraining corpus",
+    ):
+        self.MASK_CHAR = MASK_CHAR
+        self.PAD_CHAR = PAD_CHAR
+        for special in (MASK_CHAR, PAD_CHAR):
+            if special in data:
+                line = data[: data.index(special)].count("\n") + 1
+                raise UserError(
+                    f"{source}, line {line}: contains U+{ord(special):04X}, which marks masks or padding here; take it out"
+                )
+        characters = [PAD_CHAR, MASK_CHAR, *sorted(set(data))]
+        self.stoi = {c: i for i, c in enumerate(characters)}
+        self.itos = dict(enumerate(characters))
+        self.vocab_size = len(characters)
+        self.block_size = block_size
+        self.corruption = corruption or Corruption()
+        print(f"data has {len(data)} characters, {self.vocab_size} unique.")
+        self.data = [document for document in data.split("\n") if document.strip()]
+        if not self.data:
+            raise UserError(f"{source}: no documents in it; one document a line is expected")
+        self.longest = int(block_size * 7 / 8)
+        width = min(self.longest, max(map(len, self.data)))
+        documents = [encode(document[:width], self.stoi) for document in self.data]
+        self._length = torch.tensor([len(d) for d in documents])  # (D,)
+        self._tokens = torch.zeros(len(documents), width, dtype=torch.long)  # (D, width)
+        for row, document in zip(self._tokens, documents, strict=True):
+            row[: len(document)] = torch.tensor(document)
+        self._word_start, self._word_length = self._capitalised_words()
+
+    def _capitalised_words(self) -> tuple[Tensor, Tensor]:
+        """(D, width) true where a capitalised word starts, and the length of the word that starts there."""
+        upper = torch.tensor([self.itos[i].isupper() for i in range(self.vocab_size)])[self._tokens]
+        letter = torch.tensor([self.itos[i].isalnum() for i in range(self.vocab_size)])[self._tokens]
+        before = torch.cat((torch.zeros_like(letter[:, :1]), letter[:, :-1]), dim=1)
+        length = torch.zeros_like(self._tokens)
+        run = torch.zeros_like(self._length)
+        for column in range(letter.size(1) - 1, -1, -1):  # letters in a row, counted from the right
+            run = (run + 1) * letter[:, column]
+            length[:, column] = run
+        return upper & ~before, length
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, idx: int) -> tuple[Tensor, Tensor]:
+        """(x, y), each a LongTensor of block_size, corrupted with torch's global random numbers."""
+        x, y = self.batch(torch.tensor([idx]))
+        return x[0], y[0]
+
+    def batch(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Corrupt several documents at once.
+
+        Args:
+            indices: (B,) document numbers.
+            generator: source of the random numbers (torch's global one without it).
+
+        Returns:
+            x, y: (B, block_size)
+        """
+        n, start, span = self._choose_spans(indices, generator)
+        n, start, span = n[:, None], start[:, None], span[:, None]  # (B, 1)
+        j = torch.arange(self.block_size + 1)  # (block_size + 1,)
+        # prefix: 0 .. start, MASK at start, suffix up to n - span, MASK, span up to n + 1, MASK at n + 2
+        source = torch.where(j < start, j, torch.where(j <= n - span, j - 1 + span, start + j - (n - span) - 2))
+        s = self._tokens[indices].gather(1, source.clamp(0, self._tokens.size(1) - 1))
+        is_mask = (j == start) | (j == n - span + 1) | (j == n + 2)
+        s = s.masked_fill(is_mask, self.stoi[MASK_CHAR]).masked_fill(j > n + 2, self.stoi[PAD_CHAR])
+        return s[:, :-1], s[:, 1:]
+
+    def _choose_spans(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw, for each document, the length n it is cut to, and where its span starts and how long it is."""
+        rule = self.corruption
+        cut, whole, coin, long, place, salient, pick, single = torch.rand(8, len(indices), generator=generator)
+
+        def uniform(u: Tensor, low: Tensor | int, high: Tensor | int) -> Tensor:
+            """An integer in low .. high, from u in [0, 1)."""
+            return low + (u * (high - low + 1)).long()
+
+        limit = torch.where(whole < rule.keep_whole, self.longest, uniform(cut, self.SHORTEST, self.longest))
+        n = torch.minimum(self._length[indices], limit)
+        # A span of 1 .. h has (1 + h)/2 characters on average: n/4 for h = n/2 - 1, rounded by a coin.
+        h = ((n + (coin < 0.5)) // 2 - 1).clamp(min=1)
+        span = uniform(long, 1, h)
+        start = uniform(place, 0, n - span)
+        if rule.word_start > 0:
+            words = self._word_start[indices] & (torch.arange(self._tokens.size(1)) < n[:, None])  # (B, width)
+            count = words.sum(1)
+            nth = uniform(pick, 1, count.clamp(min=1))  # which of the capitalised words
+            word = (words.cumsum(1) < nth[:, None]).sum(1).clamp(max=self._tokens.size(1) - 1)
+            chosen = (salient < rule.word_start) & (count > 0)
+            length = self._word_length[indices, word]
+            wanted = torch.where(single < rule.one_word, length, span)
+            start = torch.where(chosen, word, start)
+            span = torch.where(chosen, torch.minimum(wanted, n - word), span)
+        return n, start, span
+
+
+# ---------------------------------------------------------------- looking at examples
+
+
+def _show(text: str, colour: bool) -> str:
+    """A row of characters for the eye: masks highlighted, padding dim and counted."""
+    body = text.rstrip(PAD_CHAR)
+    pads = len(text) - len(body)
+    if not colour:
+        return text
+    lead = len(body) - len(body.lstrip(PAD_CHAR))
+    body = body[lead:].replace(MASK_CHAR, f"\033[1;30;43m{MASK_CHAR}\033[0m")
+    return f"\033[2m{PAD_CHAR * lead}\033[0m{body}\033[2m{PAD_CHAR * pads}\033[0m"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print four examples of a dataset."""
+    parser = argparse.ArgumentParser(description="Print four examples, x above y. Masks are ⁇, padding is □.")
+    parser.add_argument("dataset_type", choices=["namedata", "charcorruption"], help="which examples")
+    parser.add_argument("--pretrain_corpus_path", default="wiki.txt", help="documents (default: %(default)s)")
+    parser.add_argument(
+        "--finetune_corpus_path", default="birth_places_train.tsv", help="question-answer pairs (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the corruption (default: %(default)s)")
+    args = parser.parse_args(argv)
+    torch.manual_seed(args.seed)
+    corpus = read_text(args.pretrain_corpus_path)
+    dataset = CharCorruptionDataset(corpus, 128, source=args.pretrain_corpus_path)
+    if args.dataset_type == "namedata":
+        dataset = NameDataset(dataset, read_text(args.finetune_corpus_path), args.finetune_corpus_path)
+    colour = sys.stdout.isatty()
+    for i in range(min(4, len(dataset))):
+        for name, row in zip("xy", dataset[i], strict=True):
+            print(f"{name}: {_show(''.join(dataset.itos[int(t)] for t in row), colour)}")
+        print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli(main))
