@@ -156,14 +156,14 @@ class CausalSelfAttention(nn.Module):
         if rows is None:
             lengths = torch.full((x.size(0),), x.size(1), device=x.device)
             return self(x.flatten(0, 1), Rows.of(lengths)).view(x.shape)
-        qkv = self.qkv(x).view(len(x), self.n_head, -1)  # (N, nh, 3 hs)
+        qkv = self.qkv(x).view(len(x), self.n_head, 3, -1)  # (N, nh, 3, hs): q, k, v of every head
         if self.rope:
-            q, k, v = qkv.split(qkv.size(-1) // 3, dim=-1)  # each (N, nh, hs)
-            turn = self.rope_cache[rows.position]  # (N, hs/2, 2)
-            q, k = (apply_rotary_emb(t.transpose(0, 1)[None], turn)[0].transpose(0, 1) for t in (q, k))
-            qkv = torch.cat((q, k, v), dim=-1)
+            # [part g] turn queries and keys, by the place that each position has in its row
+            qk = qkv[:, :, :2].flatten(1, 2).transpose(0, 1)[None]  # (1, 2 nh, N, hs)
+            qk = apply_rotary_emb(qk, self.rope_cache[rows.position])[0].transpose(0, 1)
+            qkv = torch.cat((qk.unflatten(1, (-1, 2)), qkv[:, :, 2:]), dim=2)
         if cache is not None:
-            cache.write(*qkv.split(qkv.size(-1) // 3, dim=-1)[1:], rows)
+            cache.write(qkv[:, :, 1], qkv[:, :, 2], rows)
             reach = to_cells(rows.position[:, None], rows)[:, 0]  # (cells,) what a query may see
         cells = to_cells(qkv.flatten(1), rows)  # (cells, 3 C)
         out = []
@@ -197,6 +197,10 @@ class CausalSelfAttention(nn.Module):
         if q.device.type == "cuda":
             p = self.attn_drop.p if self.training else 0.0
             return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=p)
-        scores = (q @ k.transpose(-2, -1)) / math.sqrt(q.size(-1))  # (B, nh, T, hs) x (B, nh, hs, S)
-        scores = scores.masked_fill(~visible, float("-inf"))  # (B, nh, T, S)
-        return self.attn_drop(F.softmax(scores, dim=-1)) @ v  # (B, nh, T, S) x (B, nh, S, hs)
+        hidden = torch.zeros_like(visible, dtype=q.dtype).masked_fill_(~visible, float("-inf"))
+        hidden = hidden.expand(q.size(0), q.size(1), -1, -1).flatten(0, 1)  # (B nh, T, S)
+        q, k, v = (t.flatten(0, 1) for t in (q, k, v))  # (B nh, T or S, hs)
+        # hidden + q k^T / sqrt(hs): (B nh, T, hs) x (B nh, hs, S) -> (B nh, T, S)
+        scores = torch.baddbmm(hidden, q, k.transpose(-2, -1), alpha=1 / math.sqrt(q.size(-1)))
+        y = self.attn_drop(F.softmax(scores, dim=-1)) @ v  # (B nh, T, S) x (B nh, S, hs)
+        return y.unflatten(0, (-1, self.n_head))

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Rows a group holds at least: small groups waste less padding, large ones make better matrix products.
+# Rows of a group: small groups waste less padding in attention, large ones make better matrix products.
 ROWS_PER_GROUP = 16
+# Widths of groups are rounded up to this. A CPU's matrix library prepares (and keeps) code for every
+# shape that it meets: with few shapes this happens once, not at every step.
+WIDTH_STEP = 8
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Group:
     Attributes:
         first, size: the rows first .. first + size - 1 of the packed order.
         start, stop: its cells in the layout of all groups, stop - start = size * width.
-        width: length of its longest row.
+        width: length of its longest row, rounded up.
     """
 
     first: int
@@ -78,7 +81,8 @@ class Rows:
         ends = lengths.cumsum(0)
         row = count.repeat_interleave(lengths)  # (N,)
         position = torch.arange(len(row), device=device) - (ends - lengths)[row]  # (N,)
-        groups, offset, widths = [], 0, lengths[::rows_per_group].tolist()
+        widths = [min(-(-w // WIDTH_STEP) * WIDTH_STEP, int(lengths[0])) for w in lengths[::rows_per_group].tolist()]
+        groups, offset = [], 0
         for first, width in zip(range(0, len(lengths), rows_per_group), widths, strict=True):
             size = min(rows_per_group, len(lengths) - first)
             groups.append(Group(first, size, offset, offset + size * width, width))
@@ -93,13 +97,17 @@ class Rows:
         return Rows(row, position, cell, tuple(groups), ends - 1)
 
 
-def pack(idx: Tensor, lengths: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None, Rows, Tensor]:
+def pack(
+    idx: Tensor, lengths: Tensor, targets: Tensor | None = None, multiple: int = 1
+) -> tuple[Tensor, Tensor | None, Rows, Tensor]:
     """Take the padding out of a padded batch.
 
     Args:
         idx: (B, T) token ids; row b is real up to lengths[b].
         lengths: (B,) between 1 and T.
         targets: (B, T) or None.
+        multiple: N is filled up to a multiple of this (of T at most) with one row of PAD, without
+            targets. Training asks for it so that few shapes occur (see WIDTH_STEP).
 
     Returns:
         tokens: (N,) the real tokens, longest row first.
@@ -107,6 +115,10 @@ def pack(idx: Tensor, lengths: Tensor, targets: Tensor | None = None) -> tuple[T
         rows: the layout.
         order: (B,) the rows of `idx` in the packed order.
     """
+    if filler := -int(lengths.sum()) % min(multiple, idx.size(1)):
+        lengths = torch.cat((lengths, lengths.new_tensor([filler])))
+        idx = torch.cat((idx, torch.zeros_like(idx[:1])))
+        targets = None if targets is None else torch.cat((targets, torch.zeros_like(targets[:1])))
     lengths, order = lengths.sort(descending=True, stable=True)
     real = torch.arange(idx.size(1), device=idx.device) < lengths[:, None]  # (B, T)
     packed_targets = None if targets is None else targets[order][real]
