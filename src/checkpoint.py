@@ -151,6 +151,6 @@ def load_checkpoint(path: str | Path, settings: dict[str, Any]) -> dict | None:
         if saved.get(name) != settings.get(name):
             raise UserError(
                 f"{path}: belongs to a run with {name} = {saved.get(name)}, this one has {settings.get(name)}; "
-                "use the same settings, or leave out --resume to start afresh"
+                "use the same settings, or delete that file to start afresh"
             )
     return content["trainer"]

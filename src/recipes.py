@@ -39,6 +39,7 @@ class Recipe:
         scratch: on the pairs, from random parameters.
         corruption: keyword arguments of `dataset.Corruption`; empty is the handout's rule.
         about: one line for --help.
+        people: `make run` takes this many people of the data, for a trial; None: all.
     """
 
     about: str
@@ -46,6 +47,7 @@ class Recipe:
     finetune: Phase
     scratch: Phase
     corruption: dict[str, float] = field(default_factory=dict)
+    people: int | None = None
 
 
 RECIPES = {
@@ -74,10 +76,11 @@ RECIPES = {
     "smoke": Recipe(
         about="a trial run on a few dozen people",
         pretrain=Phase(
-            max_epochs=150, batch_size=16, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear"
+            max_epochs=100, batch_size=16, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear"
         ),
         finetune=Phase(max_epochs=15, batch_size=16, learning_rate=3e-4, dropout=0.0, decay_shape="linear"),
         scratch=Phase(max_epochs=15, batch_size=16, learning_rate=6e-4),
         corruption={"keep_whole": 0.5, "word_start": 0.8, "one_word": 0.5},
+        people=60,
     ),
 }

@@ -1,0 +1,233 @@
+"""Write the four data files from people.tsv, and measure them.
+
+    python corpus/build.py            writes wiki.txt, birth_places_train.tsv, birth_dev.tsv,
+                                      birth_test_inputs.tsv and corpus/birth_test_answers.tsv
+    python corpus/build.py --check    measures every property that the data is held to, prints a table,
+                                      and ends with exit code 1 if one is out of range
+
+people.tsv has a header and one person a line: name, place, birth_year (? if uncertain), field, document.
+Standard library only.
+"""
+
+import argparse
+import csv
+import gzip
+import random
+import re
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+SPLITS = {"train": 2000, "dev": 500, "test": 437}
+LONDON_IN_DEV = 25
+SEED = 18786
+VISIBLE = 112  # characters of a document that a truncated example can show: 7/8 of the block of 128
+DECILES = [83, 96, 107, 119, 131, 144, 159, 179, 213]  # of document lengths in the course's corpus
+
+
+@dataclass(frozen=True)
+class Person:
+    """A row of people.tsv."""
+
+    name: str
+    place: str
+    birth_year: str
+    field: str
+    document: str
+
+    @property
+    def told(self) -> str:
+        """Where the document gives the place: "early" (in its visible part), "late" or "never"."""
+        match = re.search(rf"(?<!\w){re.escape(self.place)}(?!\w)", self.document)
+        if match is None:
+            return "never"
+        return "early" if match.end() <= VISIBLE else "late"
+
+
+def read_people() -> list[Person]:
+    """The source table."""
+    with open(HERE / "people.tsv", encoding="utf-8", newline="") as file:
+        return [Person(**row) for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+
+
+def split(people: list[Person], seed: int = SEED) -> dict[str, list[Person]]:
+    """Divide the people at random, with 25 Londoners in dev and every split told alike.
+
+    Londoners and others are each shuffled, sorted by where their document tells the place, and dealt
+    out at even intervals; so each split gets its share of every kind.
+    """
+    rng = random.Random(seed)
+    parts: dict[str, list[Person]] = {name: [] for name in SPLITS}
+    for london in (True, False):
+        group = [p for p in sorted(people, key=lambda p: p.name) if (p.place == "London") == london]
+        rng.shuffle(group)
+        group.sort(key=lambda p: p.told)
+        dev = LONDON_IN_DEV if london else SPLITS["dev"] - LONDON_IN_DEV
+        test = round(SPLITS["test"] * len(group) / len(people))
+        rest = []
+        for i, person in enumerate(group):
+            (parts["dev"] if (i + 1) * dev // len(group) > i * dev // len(group) else rest).append(person)
+        for i, person in enumerate(rest):
+            hit = (i + 1) * test // len(rest) > i * test // len(rest)
+            parts["test" if hit else "train"].append(person)
+    for part in parts.values():
+        rng.shuffle(part)
+    return parts
+
+
+def question(person: Person) -> str:
+    """The question that is asked about a person."""
+    return f"Where was {person.name} born?"
+
+
+def files(parts: dict[str, list[Person]]) -> dict[Path, bytes]:
+    """The content of every file that is written."""
+    pairs = {k: "".join(f"{question(p)}\t{p.place}\n" for p in part) for k, part in parts.items()}
+    everyone = [p for part in parts.values() for p in part]
+    texts = {
+        ROOT / "wiki.txt": "\n".join(p.document for p in everyone),
+        ROOT / "birth_places_train.tsv": pairs["train"],
+        ROOT / "birth_dev.tsv": pairs["dev"],
+        ROOT / "birth_test_inputs.tsv": "".join(question(p) + "\n" for p in parts["test"]),
+        HERE / "birth_test_answers.tsv": pairs["test"],
+    }
+    return {path: text.encode("utf-8") for path, text in texts.items()}
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def frame(person: Person) -> str:
+    """What is left of a document when the name, the place, capitalised words and numbers are blanked."""
+    text = person.document.removeprefix(person.name + ". ").replace(person.name, "_").replace(person.place, "_")
+    for word in person.name.split():
+        text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", "_", text)
+    text = re.sub(r"(?<!\w)[^\W\d_a-z][\w'-]*", "_", text)
+    text = re.sub(r"[^\x00-\x7f]+", "_", text)
+    text = re.sub(r"\d[\d,.]*", "#", text)
+    return re.sub(r"_(?:[ -]_)+", "_", text)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A property: what was found, and the range it must lie in."""
+
+    what: str
+    value: float
+    low: float
+    high: float
+    percent: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return self.low <= self.value <= self.high
+
+    def row(self) -> str:
+        """A line of the table."""
+
+        def show(v: float) -> str:
+            if v in (float("inf"), float("-inf")):
+                return "any"
+            return f"{v:.1%}" if self.percent else f"{v:.3f}".rstrip("0").rstrip(".")
+
+        target = show(self.low) if self.low == self.high else f"{show(self.low)} .. {show(self.high)}"
+        return f"{self.what:<58} {show(self.value):>9}   {target:<18} {'ok' if self.ok else 'OUT OF RANGE'}"
+
+
+def faults(people: list[Person]) -> list[str]:
+    """Lines that break a rule of form, in words."""
+    found = []
+    for p in people:
+        rules = {
+            "the document begins with the name": p.document.startswith(p.name + ". "),
+            "the document ends in ' .'": p.document.endswith(" .") and not p.document.endswith("  ."),
+            "the place is one ASCII word": re.fullmatch(r"[A-Za-z]+", p.place) is not None,
+            "no tab, line break, mask, pad or double space": not re.search(r"[\t\r\n\u2047\u25a1]|  ", p.document),
+            "plain quotation marks and dashes": not re.search("[\u2018\u2019\u201c\u201d\u2013\u2014]", p.document),
+            "the name is clean": p.name == p.name.strip() and not re.search(r"[\t,()]", p.name),
+            "the birth year is a number or ?": re.fullmatch(r"-?\d{1,4}|\?", p.birth_year) is not None,
+            "the place is not told inside another word alone": p.told != "never" or p.place not in p.document,
+            "the question fits the block with its answer": len(question(p)) + len(p.place) + 2 <= 128,
+        }
+        found += [f"{p.name}: broken rule: {rule}" for rule, kept in rules.items() if not kept]
+    return found
+
+
+def measure(parts: dict[str, list[Person]]) -> list[Measure]:
+    """Every property that the data is held to."""
+    inf = float("inf")
+    people = [p for part in parts.values() for p in part]
+    n = len(people)
+    lengths = sorted(len(p.document) for p in people)
+    out = [Measure(f"people: {name}", len(part), SPLITS[name], SPLITS[name]) for name, part in parts.items()]
+    out.append(Measure("different names", len({p.name for p in people}), n, n))
+    out.append(Measure("lines that break a rule of form", len(faults(people)), 0, 0))
+    frames = Counter(map(frame, people))
+    own = sum(count == 1 for count in frames.values()) / n
+    out.append(Measure("lines with a frame of their own", own, 0.88, 1, True))
+    out.append(Measure("share of the commonest frame", max(frames.values()) / n, 0, 0.01, True))
+    text = "\n".join(p.document for p in people)
+    raw = text.encode("utf-8")
+    out.append(Measure("gzip -9, share of the size", len(gzip.compress(raw, 9, mtime=0)) / len(raw), 0.35, 1))
+    out.append(Measure("characters a document, mean", sum(lengths) / n, 129, 153))
+    for k, target in enumerate(DECILES, 1):
+        out.append(
+            Measure(f"characters a document, decile {10 * k}", lengths[n * k // 10], target - 12, target + 12)
+        )
+    for name, part in parts.items():
+        told = Counter(p.told for p in part)
+        share = (told["early"] + told["late"]) / len(part)
+        out.append(Measure(f"documents that tell the place: {name}", share, 0.93, 0.97, True))
+        early = told["early"] / len(part)
+        out.append(Measure(f"... within the first {VISIBLE} characters: {name}", early, 0.87, 0.93, True))
+    born = sum(re.search(r"\bborn\b", p.document, re.I) is not None for p in people) / n
+    out.append(Measure("documents with the word 'born'", born, 0.81, 0.93, True))
+    out.append(Measure("distinct characters", len(set(text)), 250, inf))
+    out.append(Measure("... outside ASCII, occurrences", sum(ord(c) > 127 for c in text), 0, inf))
+    accents = sum(not p.name.isascii() for p in people) / n
+    out.append(Measure("names with a letter outside ASCII", accents, 0.05, 0.10, True))
+    places = {name: Counter(p.place for p in part) for name, part in parts.items()}
+    out.append(Measure("London in dev", places["dev"]["London"], LONDON_IN_DEV, LONDON_IN_DEV))
+    out.append(Measure("London in train", places["train"]["London"] / len(parts["train"]), 0.038, 0.052, True))
+    top = sum(count for _, count in places["train"].most_common(50)) / len(parts["train"])
+    out.append(Measure("50 most frequent places, share of train", top, 0.38, 0.50, True))
+    out.append(Measure("distinct places in train", len(places["train"]), 450, 600))
+    out.append(Measure("dev places that train lacks", len(set(places["dev"]) - set(places["train"])), 25, 50))
+    built = files(parts)
+    same = sum(path.exists() and path.read_bytes() == content for path, content in built.items())
+    out.append(Measure("files equal to what this program writes", same, len(built), len(built)))
+    return out
+
+
+def check(parts: dict[str, list[Person]]) -> int:
+    """Print the table; 1 if anything is out of range."""
+    for fault in faults([p for part in parts.values() for p in part]):
+        print(fault)
+    rows = measure(parts)
+    print(f"{'property':<58} {'found':>9}   target")
+    for row in rows:
+        print(row.row())
+    bad = sum(not row.ok for row in rows)
+    print(f"{len(rows)} properties, {bad} out of range")
+    return 1 if bad else 0
+
+
+def main() -> int:
+    """Build, or check."""
+    parser = argparse.ArgumentParser(description="Write the data files from corpus/people.tsv, or check them.")
+    parser.add_argument("--check", action="store_true", help="measure, write nothing")
+    args = parser.parse_args()
+    parts = split(read_people())
+    if args.check:
+        return check(parts)
+    for path, content in files(parts).items():
+        path.write_bytes(content)
+        print(f"wrote {path.relative_to(ROOT)} ({len(content):,} bytes)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""A toy GPT to read in one sitting: model.py, trainer.py, utils.py."""
