@@ -174,9 +174,7 @@ def measure(parts: dict[str, list[Person]]) -> list[Measure]:
     out.append(Measure("gzip -9, share of the size", len(gzip.compress(raw, 9, mtime=0)) / len(raw), 0.35, 1))
     out.append(Measure("characters a document, mean", sum(lengths) / n, 129, 153))
     for k, target in enumerate(DECILES, 1):
-        out.append(
-            Measure(f"characters a document, decile {10 * k}", lengths[n * k // 10], target - 12, target + 12)
-        )
+        out.append(Measure(f"characters a document, decile {10 * k}", lengths[n * k // 10], target - 12, target + 12))
     for name, part in parts.items():
         told = Counter(p.told for p in part)
         share = (told["early"] + told["late"]) / len(part)

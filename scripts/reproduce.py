@@ -20,11 +20,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "corpus"), str(ROOT / "scripts")]
 
 import build  # noqa: E402
-import london_baseline  # noqa: E402
 import report  # noqa: E402
-import run  # noqa: E402
 import sensitivity  # noqa: E402
 import submission  # noqa: E402
+
+import london_baseline  # noqa: E402
+import run  # noqa: E402
 from recipes import RECIPES  # noqa: E402
 from utils import UserError, cli, evaluate_places, fingerprint, hardware, pick_device, read_text, write_text  # noqa: E402
 
@@ -105,7 +106,10 @@ class Reproduction:
         stamp = read_stamp(self.file(reads))
         trainings = [t for t in (stamp["pretraining"], stamp["training"]) if t is not None]
         row = self.row(variant=variant, dev=scores["dev"].correct, n=scores["dev"].total)
-        row |= {"seconds": round(sum(t["seconds"] for t in trainings), 1), "tokens": sum(t["tokens"] for t in trainings)}
+        row |= {
+            "seconds": round(sum(t["seconds"] for t in trainings), 1),
+            "tokens": sum(t["tokens"] for t in trainings),
+        }
         row |= {"precision": stamp["settings"]["precision"], "hardware": stamp["hardware"]}
         answers = self.test_answers()
         if answers is not None:
@@ -181,7 +185,7 @@ def commit() -> str:
 
 
 def name_of_data(folder: Path) -> str:
-    """"own" for the files that corpus/build.py writes, "other" for any others."""
+    """ "own" for the files that corpus/build.py writes, "other" for any others."""
     ours = build.files(build.split(build.read_people()))
     same = all((folder / name).read_bytes() == ours[ROOT / name] for name in DATA_FILES)
     return "own" if same else "other"
@@ -225,11 +229,13 @@ def main(argv: list[str] | None = None) -> int:
     report.add_rows(results / "accuracy.json", steps.accuracy, ("data", "variant", "recipe", "seed", "hardware"))
     report.add_rows(results / "controls.json", steps.controls, ("what", "data", "recipe", "seed", "hardware"))
     print("\n=== results")
-    print(report.write_tables(results))
+    table = report.write_tables(results)
+    print(table)
     report.draw(results, data_name, args.recipe, args.seed)
     if steps.is_trial:
         print(f"\na trial: everything is in {steps.out.relative_to(ROOT)}; `make run` trains on all people")
         return 0
+    report.put_between(ROOT / "README.md", "results", table)
     print("\n=== submission")
     return submission.main(["--data", str(steps.data)])
 

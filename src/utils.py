@@ -118,7 +118,9 @@ def read_pairs(text: str, source: str | Path, with_answers: bool | None = None) 
             raise UserError(f"{where}: has no place after the tab; {shape} is expected")
         for special in (MASK_CHAR, PAD_CHAR):
             if special in line:
-                raise UserError(f"{where}: contains U+{ord(special):04X}, which marks masks or padding here; take it out")
+                raise UserError(
+                    f"{where}: contains U+{ord(special):04X}, which marks masks or padding here; take it out"
+                )
         pairs.append((number, question, answer))
     return pairs
 

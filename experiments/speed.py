@@ -1,0 +1,225 @@
+"""How much faster than the handout's computation, and how close to what the machine can do.
+
+    python experiments/speed.py [--quick]
+
+Naive (naive.py) and fast (src/) in turn in one process: the pretraining step at the handout's batch
+on the corpus with dropout on, and answering questions. Prints a table, writes it into
+experiments/README.md between its marks, and ends with one line of JSON. --quick takes fewer samples
+(a few minutes on two cores) and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "experiments"), str(ROOT / "scripts")]
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from naive import NaiveGPT, naive_answer, naive_item  # noqa: E402
+from report import put_between  # noqa: E402
+
+from dataset import CharCorruptionDataset  # noqa: E402
+from model import GPT, GPTConfig  # noqa: E402
+from packing import supervised_lengths  # noqa: E402
+from trainer import Trainer, TrainerConfig  # noqa: E402
+from utils import cli, generate, hardware, pick_device, pick_precision, read_pairs, read_text  # noqa: E402
+
+BATCH, BLOCK = 128, 128
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Wall-clock time of a call."""
+    start = time.perf_counter()
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def peak_rate(tokens: int, device: torch.device, precision: str) -> float:
+    """Best rate of a matrix product among the layers' own shapes, forward and both gradients, in FLOP/s."""
+    dtype, best = getattr(torch, precision), 0.0
+    for fan_in, fan_out in ((256, 768), (256, 256), (256, 1024), (1024, 256)):
+        x = torch.randn(tokens, fan_in, dtype=dtype, device=device)
+        w = torch.randn(fan_out, fan_in, dtype=dtype, device=device)
+        g = torch.randn(tokens, fan_out, dtype=dtype, device=device)
+        for product in (lambda x=x, w=w: F.linear(x, w), lambda g=g, w=w: g @ w, lambda g=g, x=x: g.t() @ x):
+            product()
+            fastest = min(seconds(product) for _ in range(15))
+            best = max(best, 2 * tokens * fan_in * fan_out / fastest)
+    return best
+
+
+def model_flops(model: GPT, lengths: torch.Tensor) -> float:
+    """FLOPs of a step on the real tokens: 6 per weight of a matrix product and token, and causal attention."""
+    weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+    pairs = float((lengths * (lengths + 1) / 2).sum())  # (query, visible key)
+    attention = 3 * 4 * pairs * model.config.n_embd * model.config.n_layer
+    return 6 * weights * float(lengths.sum()) + attention
+
+
+def measure_training(variant: str, corpus: CharCorruptionDataset, precision: str, rounds: int, device) -> dict:
+    """Naive and fast steps in turn, from the same parameters, dropout on."""
+    config = GPTConfig(corpus.vocab_size, BLOCK, rope=variant == "rope")
+    torch.manual_seed(0)
+    fast = GPT(config).to(device).train()
+    slow = NaiveGPT(config).to(device).train()
+    slow.load_state_dict(fast.state_dict())
+    settings = TrainerConfig(
+        max_epochs=10**6,
+        batch_size=BATCH,
+        learning_rate=6e-3,
+        lr_decay=True,
+        warmup_tokens=512 * 20,
+        precision=precision,
+    )
+    trainer = Trainer(fast, corpus, None, settings, device)
+    optimizer = torch.optim.AdamW(slow.parameters(), lr=6e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    order = torch.randperm(len(corpus)).tolist()
+
+    def slow_step() -> None:
+        items = [naive_item(corpus.data[order.pop()], BLOCK, corpus.stoi) for _ in range(BATCH)]
+        x, y = (torch.stack(t).to(device) for t in zip(*items, strict=True))
+        _, loss = slow(x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(slow.parameters(), 1.0)
+        optimizer.step()
+        loss.item()
+
+    def fast_step() -> None:
+        if trainer.step % trainer.steps_per_epoch == 0:
+            trainer.order = torch.randperm(len(corpus))
+        trainer._pending.append(trainer._train_step())
+        trainer.step += 1
+        trainer.read_back()
+
+    slow_step()
+    for _ in range(8):
+        fast_step()
+    slow_times, fast_times, seen = [], [], trainer.tokens
+    for _ in range(rounds):
+        slow_times.append(seconds(slow_step))
+        fast_times += [seconds(fast_step) for _ in range(5)]
+    tokens = (trainer.tokens - seen) / len(fast_times)
+    _, y = corpus.batch(torch.arange(len(corpus)), torch.Generator().manual_seed(0))
+    lengths = supervised_lengths(y)
+    flops = model_flops(fast, lengths) * BATCH / len(corpus)
+    peak = peak_rate(round(tokens), device, precision)
+    naive, quick = statistics.median(slow_times), statistics.median(fast_times)
+    return {
+        "ratio": round(naive / quick, 2),
+        "share_of_peak": round(flops / quick / peak, 3),
+        "naive_step_seconds": round(naive, 3),
+        "fast_step_seconds": round(quick, 3),
+        "fast_tokens_per_second": round(tokens / quick),
+        "peak_gflops": round(peak / 1e9),
+        "precision": precision,
+        "samples": [len(slow_times), len(fast_times)],
+    }
+
+
+def measure_answers(corpus: CharCorruptionDataset, questions: list[str], naive_count: int, device) -> dict:
+    """All questions in batches with a cache, against some of them one at a time without; float32."""
+    config = GPTConfig(corpus.vocab_size, BLOCK, rope=True)
+    torch.manual_seed(0)
+    fast = GPT(config).to(device).eval()
+    slow = NaiveGPT(config).to(device).eval()
+    slow.load_state_dict(fast.state_dict())
+    mask = corpus.stoi[corpus.MASK_CHAR]
+    prompts = [torch.tensor([corpus.stoi[c] for c in q if c in corpus.stoi] + [mask]) for q in questions]
+    fast_rows: list[list[int]] = []
+    slow_rows: list[list[int]] = []
+    fast_time = min(seconds(lambda: fast_rows.__setitem__(slice(None), generate(fast, prompts, 32))) for _ in range(3))
+    chosen = prompts[:naive_count]
+    slow_time = seconds(lambda: slow_rows.extend(naive_answer(slow, p.to(device)) for p in chosen))
+    same = sum(a == b for a, b in zip(fast_rows, slow_rows, strict=False))
+    ratio = (slow_time / len(chosen)) / (fast_time / len(prompts))
+    return {
+        "ratio": round(ratio, 1),
+        "identical": f"{same} of {len(chosen)}",
+        "naive_seconds_a_question": round(slow_time / len(chosen), 4),
+        "fast_seconds_a_question": round(fast_time / len(prompts), 6),
+    }
+
+
+def profile(corpus: CharCorruptionDataset, precision: str, device) -> str:
+    """Where the time of one fast step goes: the operators that take the most."""
+    from torch.profiler import profile as torch_profile
+
+    torch.manual_seed(0)
+    settings = TrainerConfig(max_epochs=1, batch_size=BATCH, learning_rate=6e-3, precision=precision)
+    trainer = Trainer(GPT(GPTConfig(corpus.vocab_size, BLOCK, rope=True)), corpus, None, settings, device)
+    trainer.model.train()
+    trainer.order = torch.randperm(len(corpus))
+    for _ in range(3):
+        trainer._train_step()
+    with torch_profile() as recorder:
+        trainer._train_step()
+    rows = sorted(recorder.key_averages(), key=lambda r: -r.self_cpu_time_total)
+    total = sum(r.self_cpu_time_total for r in rows)
+    lines = ["| operator | share of the step | calls |", "|---|---|---|"]
+    lines += [f"| `{r.key}` | {r.self_cpu_time_total / total:.1%} | {r.count} |" for r in rows[:15]]
+    return "\n".join(lines)
+
+
+def table(results: dict) -> str:
+    """The measurements in Markdown."""
+    lines = ["| what | naive | fast | ratio | share of peak |", "|---|---|---|---|---|"]
+    for name, row in results.items():
+        if name == "evaluate":
+            naive, fast = row["naive_seconds_a_question"], row["fast_seconds_a_question"]
+            times = f"{naive:.4f} s a question | {fast:.5f} s a question"
+            lines.append(f"| 500 answers, float32 ({row['identical']} identical) | {times} | {row['ratio']} | - |")
+        elif isinstance(row, dict):
+            times = f"{row['naive_step_seconds']} s a step | {row['fast_step_seconds']} s a step"
+            share = f"{row['share_of_peak']:.0%} of {row['peak_gflops']} GFLOP/s"
+            lines.append(f"| pretraining, {name}, {row['precision']} | {times} | {row['ratio']} | {share} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description="Naive against fast: training steps and answers.")
+    parser.add_argument("--quick", action="store_true", help="fewer samples, no file written")
+    parser.add_argument("--device", default="auto", help="default: %(default)s")
+    parser.add_argument("--pretrain_corpus_path", default=str(ROOT / "wiki.txt"))
+    parser.add_argument("--eval_corpus_path", default=str(ROOT / "birth_dev.tsv"))
+    args = parser.parse_args(argv)
+    device = pick_device(args.device)
+    corpus = CharCorruptionDataset(read_text(args.pretrain_corpus_path), BLOCK)
+    questions = [q for _, q, _ in read_pairs(read_text(args.eval_corpus_path), args.eval_corpus_path)]
+    rounds, precision = 3 if args.quick else 8, pick_precision("auto", device)
+    results: dict = {}
+    for variant in ("vanilla", "rope"):
+        results[variant] = measure_training(variant, corpus, precision, rounds, device)
+    if precision != "float32":
+        results["vanilla float32"] = measure_training("vanilla", corpus, "float32", rounds, device)
+    results["evaluate"] = measure_answers(corpus, questions, 20 if args.quick else 100, device)
+    results["hardware"] = hardware(device)
+    results["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(table(results))
+    if not args.quick:
+        path = ROOT / "experiments" / "README.md"
+        text = (
+            f"`python experiments/speed.py` on {hardware(device)}, torch {torch.__version__}; medians of "
+            f"{results['vanilla']['samples'][0]} naive and {results['vanilla']['samples'][1]} fast steps in turn, "
+            f"batch {BATCH}, dropout 0.1, seed 0, own data:\n\n{table(results)}\n\nA fast step of rope, by operator:\n\n"
+            f"{profile(corpus, precision, device)}"
+        )
+        put_between(path, "speed", text)
+    print(json.dumps(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli(main))
