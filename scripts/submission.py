@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in names:
         print(f"  {name}")
     print(
-        f"{target.name}: {len(names)} files, {target.stat().st_size / 1e6:.1f} MB. The report (PDF) is handed in beside it."
+        f"{target.name}: {len(names)} files, {target.stat().st_size / 1e6:.1f} MB; hand it in beside the report (PDF)"
     )
     return 0
 

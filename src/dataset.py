@@ -10,7 +10,9 @@ Both hold their whole text as one tensor of token ids and make a batch at once w
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -92,13 +94,15 @@ class Corruption:
     Attributes:
         keep_whole: share of the documents that are cut only at the longest length allowed
             (the others: at a random length, each of 4 .. block_size * 7/8 equally likely).
-        word_start: share of the spans that start where a capitalised word starts (a name, a place,
-            "Born") and not just anywhere; the length is drawn as always. A document without one: anywhere.
-        one_word: share of the word_start spans that end with the word instead.
+        new_word: share of the spans that start where a new word starts and not just anywhere: a
+            capitalised word behind the title ("NAME. ") that the document has only once, such as a
+            place; it cannot be copied, only known. The length is drawn as always. (Salient spans: Guu
+            et al. 2020, Roberts et al. 2020.) A document without such a word: anywhere.
+        one_word: share of the new_word spans that end with the word instead.
     """
 
     keep_whole: float = 0.0
-    word_start: float = 0.0
+    new_word: float = 0.0
     one_word: float = 0.0
 
 
@@ -137,7 +141,8 @@ class CharCorruptionDataset:
             if special in data:
                 line = data[: data.index(special)].count("\n") + 1
                 raise UserError(
-                    f"{source}, line {line}: contains U+{ord(special):04X}, which marks masks or padding here; take it out"
+                    f"{source}, line {line}: contains U+{ord(special):04X}, which is kept for masks and padding; "
+                    "take it out"
                 )
         characters = [PAD_CHAR, MASK_CHAR, *sorted(set(data))]
         self.stoi = {c: i for i, c in enumerate(characters)}
@@ -156,19 +161,20 @@ class CharCorruptionDataset:
         self._tokens = torch.zeros(len(documents), width, dtype=torch.long)  # (D, width)
         for row, document in zip(self._tokens, documents, strict=True):
             row[: len(document)] = torch.tensor(document)
-        self._word_start, self._word_length = self._capitalised_words()
+        self._word_length = self._new_words()
 
-    def _capitalised_words(self) -> tuple[Tensor, Tensor]:
-        """(D, width) true where a capitalised word starts, and the length of the word that starts there."""
-        upper = torch.tensor([self.itos[i].isupper() for i in range(self.vocab_size)])[self._tokens]
-        letter = torch.tensor([self.itos[i].isalnum() for i in range(self.vocab_size)])[self._tokens]
-        before = torch.cat((torch.zeros_like(letter[:, :1]), letter[:, :-1]), dim=1)
+    def _new_words(self) -> Tensor:
+        """(D, width) length of the new word (see Corruption) that starts here, 0 where none does."""
         length = torch.zeros_like(self._tokens)
-        run = torch.zeros_like(self._length)
-        for column in range(letter.size(1) - 1, -1, -1):  # letters in a row, counted from the right
-            run = (run + 1) * letter[:, column]
-            length[:, column] = run
-        return upper & ~before, length
+        for row, document in zip(length, self.data, strict=True):
+            words = list(re.finditer(r"\w+", document))
+            count = Counter(word.group() for word in words)
+            title = document.find(". ")
+            for word in words:
+                new = word.group()[0].isupper() and count[word.group()] == 1
+                if new and word.start() > title and word.end() <= len(row):
+                    row[word.start()] = len(word.group())
+        return length
 
     def __len__(self) -> int:
         return len(self.data)
@@ -213,13 +219,14 @@ class CharCorruptionDataset:
         h = ((n + (coin < 0.5)) // 2 - 1).clamp(min=1)
         span = uniform(long, 1, h)
         start = uniform(place, 0, n - span)
-        if rule.word_start > 0:
-            words = self._word_start[indices] & (torch.arange(self._tokens.size(1)) < n[:, None])  # (B, width)
+        if rule.new_word > 0:
+            lengths = self._word_length[indices]  # (B, width)
+            words = (lengths > 0) & (torch.arange(lengths.size(1)) + lengths <= n[:, None])
             count = words.sum(1)
-            nth = uniform(pick, 1, count.clamp(min=1))  # which of the capitalised words
+            nth = uniform(pick, 1, count.clamp(min=1))  # which of the new words
             word = (words.cumsum(1) < nth[:, None]).sum(1).clamp(max=self._tokens.size(1) - 1)
-            chosen = (salient < rule.word_start) & (count > 0)
-            length = self._word_length[indices, word]
+            chosen = (salient < rule.new_word) & (count > 0)
+            length = lengths.gather(1, word[:, None])[:, 0]
             wanted = torch.where(single < rule.one_word, length, span)
             start = torch.where(chosen, word, start)
             span = torch.where(chosen, torch.minimum(wanted, n - word), span)

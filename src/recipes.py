@@ -70,7 +70,7 @@ RECIPES = {
         ),
         finetune=Phase(max_epochs=4, batch_size=64, learning_rate=3e-4, dropout=0.0, decay_shape="linear"),
         scratch=Phase(max_epochs=10, batch_size=64, learning_rate=6e-4),
-        corruption={"keep_whole": 0.5, "word_start": 0.8, "one_word": 0.5},
+        corruption={"keep_whole": 0.5, "new_word": 0.8, "one_word": 0.5},
     ),
     # The whole path on a few dozen people, to see that everything works. Learns those few by heart.
     "smoke": Recipe(
@@ -80,7 +80,7 @@ RECIPES = {
         ),
         finetune=Phase(max_epochs=15, batch_size=16, learning_rate=3e-4, dropout=0.0, decay_shape="linear"),
         scratch=Phase(max_epochs=15, batch_size=16, learning_rate=6e-4),
-        corruption={"keep_whole": 0.5, "word_start": 0.8, "one_word": 0.5},
+        corruption={"keep_whole": 0.5, "new_word": 0.8, "one_word": 0.5},
         people=60,
     ),
 }
