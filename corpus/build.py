@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 SPLITS = {"train": 2000, "dev": 500, "test": 437}
 LONDON_IN_DEV = 25
-SEED = 18786
+SEED = 18787  # the first from 18786 on (the course) whose split has every property of --check
 VISIBLE = 112  # characters of a document that a truncated example can show: 7/8 of the block of 128
 DECILES = [83, 96, 107, 119, 131, 144, 159, 179, 213]  # of document lengths in the course's corpus
 

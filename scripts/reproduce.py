@@ -21,11 +21,11 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "corpus"), str(ROOT / "scripts")]
 
 import build  # noqa: E402
 import report  # noqa: E402
-import sensitivity  # noqa: E402
 import submission  # noqa: E402
 
 import london_baseline  # noqa: E402
 import run  # noqa: E402
+import sensitivity  # noqa: E402
 from recipes import RECIPES  # noqa: E402
 from utils import UserError, cli, evaluate_places, fingerprint, hardware, pick_device, read_text, write_text  # noqa: E402
 
@@ -137,7 +137,7 @@ class Reproduction:
         """The answers to the test questions, where we have them: to our own data."""
         answers = ROOT / "corpus" / "birth_test_answers.tsv"
         if self.is_trial:
-            return self.out / "birth_test_answers.tsv" if self.data_name == "own" else None
+            return None
         asked = read_text(self.file("birth_test_inputs.tsv")).split("\n")
         known = [line.partition("\t")[0] for line in read_text(answers).split("\n")]
         return answers if asked == known else None
@@ -192,16 +192,19 @@ def name_of_data(folder: Path) -> str:
 
 
 def small_data(data: Path, out: Path, people: int) -> Path:
-    """A data set of a few people, cut from the front of each part of the whole one."""
+    """A data set of a few people, cut from the whole one: half train, a quarter dev, a quarter test.
+
+    The documents must hold the question mark, or the questions could not be asked: train people whose
+    document has one come first.
+    """
     lines = {name: read_text(data / name).rstrip("\n").split("\n") for name in DATA_FILES}
-    documents, part = lines["wiki.txt"], people // 4
-    train, dev = len(lines["birth_places_train.tsv"]), len(lines["birth_dev.tsv"])
-    take = {"birth_places_train.tsv": (0, people - 2 * part), "birth_dev.tsv": (train, part)}
-    take["birth_test_inputs.tsv"] = (train + dev, part)
-    small = {name: lines[name][:count] for name, (_, count) in take.items()}
-    small["wiki.txt"] = [d for first, count in take.values() for d in documents[first : first + count]]
-    answers = ROOT / "corpus" / "birth_test_answers.tsv"
-    small["birth_test_answers.tsv"] = read_text(answers).split("\n")[:part]
+    documents, first, small = lines["wiki.txt"], 0, {"wiki.txt": []}
+    parts = {"birth_places_train.tsv": people // 2, "birth_dev.tsv": people // 4, "birth_test_inputs.tsv": people // 4}
+    for name, count in parts.items():
+        chosen = sorted(range(len(lines[name])), key=lambda i: "?" not in documents[first + i])[:count]
+        small[name] = [lines[name][i] for i in chosen]
+        small["wiki.txt"] += [documents[first + i] for i in chosen]
+        first += len(lines[name])
     for name, rows in small.items():
         write_text(out / name, "\n".join(rows) + ("" if name == "wiki.txt" else "\n"))
     return out

@@ -9,6 +9,7 @@ about a file (which characters, which corpus, how it was made) travels in the st
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 import sys
@@ -36,8 +37,15 @@ def save_params(path: str | Path, model: GPT, stamp: dict[str, Any]) -> None:
     """
     state = model.state_dict()
     state._metadata[STAMP] = {"json": json.dumps(stamp, sort_keys=True)}
+    _write(path, state)
+
+
+def _write(path: str | Path, content: Any) -> None:
+    """`torch.save`, atomically; through memory, so that a full disk is an OSError and not torch's own."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
     with atomic_write(path) as file:
-        torch.save(state, file)
+        file.write(buffer.getbuffer())
 
 
 def _read(path: str | Path, what: str) -> Any:
@@ -130,8 +138,7 @@ def checkpoint_path(params_path: str | Path) -> Path:
 
 def save_checkpoint(path: str | Path, trainer_state: dict, settings: dict[str, Any]) -> None:
     """Write the state of a trainer, atomically: a crash in the middle leaves the last good one."""
-    with atomic_write(path) as file:
-        torch.save({"settings": json.dumps(settings, sort_keys=True), "trainer": trainer_state}, file)
+    _write(path, {"settings": json.dumps(settings, sort_keys=True), "trainer": trainer_state})
 
 
 def load_checkpoint(path: str | Path, settings: dict[str, Any]) -> dict | None:

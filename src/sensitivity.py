@@ -19,8 +19,9 @@ import sys
 from dataclasses import dataclass
 from math import comb
 
-import run
-from utils import UserError, cli, describe_score, evaluate_places, read_pairs, read_text, wilson_interval, write_text
+from run import answer, check_args, load_for_answers, log_accuracy
+from run import build_parser as evaluate_parser
+from utils import UserError, cli, describe_score, read_pairs, read_text, set_seed, wilson_interval, write_text
 
 ORIGINAL = "Where was NAME born?"
 REWORDED = "What is the birthplace of NAME?"
@@ -73,6 +74,16 @@ class Sensitivity:
     def total(self) -> int:
         """Number of questions."""
         return len(self.names)
+
+    @property
+    def original_correct(self) -> int | None:
+        """Right answers to the original wording; None for a file without answers."""
+        return self.original.correct
+
+    @property
+    def reworded_correct(self) -> int | None:
+        """Right answers to the reworded question; None for a file without answers."""
+        return self.reworded.correct
 
 
 # ---------------------------------------------------------------- wordings
@@ -141,13 +152,13 @@ def measure(args: argparse.Namespace) -> Sensitivity:
     """
     source = args.eval_corpus_path
     names = names_in(read_text(source), source)
-    model, corpus = run.load_for_answers(args)
+    model, corpus = load_for_answers(args)
     precision = "float32" if args.precision == "auto" else args.precision
     places = [place for _, _, place in read_pairs(read_text(source), source)]
 
     def ask(wording: str, before: list[str] | None = None) -> Asked:
         questions = [ask_about(name, wording) for name in names]
-        predictions = run.answer(model, corpus, questions, source, precision)
+        predictions = answer(model, corpus, questions, source, precision)
         right = [p == place for p, place in zip(predictions, places, strict=True)] if places[0] else None
         changed = [i for i, p in enumerate(predictions) if before is not None and p != before[i]]
         return Asked(wording, predictions, right, changed)
@@ -160,7 +171,7 @@ def measure(args: argparse.Namespace) -> Sensitivity:
 
 def build_parser() -> argparse.ArgumentParser:
     """run.py's parser, with a flag more."""
-    parser = run.build_parser()
+    parser = evaluate_parser()
     parser.description = f'Evaluate a model on "{REWORDED}" instead of "{ORIGINAL}".'
     parser.epilog = None
     wordings = parser.add_argument_group("wordings")
@@ -168,17 +179,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def compare(argv: list[str] | None = None) -> Sensitivity:
-    """Read a command line, ask, and write the reworded predictions to --outputs_path.
+def run(args: argparse.Namespace) -> Sensitivity:
+    """Check the arguments, ask, write the reworded predictions to --outputs_path, and print what was found.
 
     Raises:
         UserError: for whatever the user can mend.
     """
-    args = build_parser().parse_args(argv)
     if args.function != "evaluate":
         raise UserError(f"{args.function}: sensitivity.py can only evaluate; run src/run.py for that")
-    run.check_args(args)
-    run.set_seed(args.seed)
+    check_args(args)
+    set_seed(args.seed)
     found = measure(args)
     write_text(args.outputs_path, "".join(p + "\n" for p in found.reworded.predictions))
     report(found, args)
@@ -212,13 +222,11 @@ def report(found: Sensitivity, args: argparse.Namespace) -> None:
         print(f'original wording, "{ORIGINAL}": {share(original, found.total)}')
         print(f'reworded, "{REWORDED}": {share(reworded, found.total)}')
         lost, won, p = mcnemar(original.right, reworded.right)
-        print(
-            f"right in the original wording alone: {lost}, in the new one alone: {won}; McNemar's exact test: p = {p:.2g}"
-        )
-        print(describe_score(*evaluate_places(args.eval_corpus_path, reworded.predictions)))
+        print(f"right in the original wording alone: {lost}, in the new one alone: {won}; McNemar's exact p = {p:.2g}")
+        print(describe_score(float(found.total), float(reworded.correct)))
         print(f"predictions of the reworded questions written to {args.outputs_path}")
         named = argparse.Namespace(**{**vars(args), "tb_expt_name": f"{args.tb_expt_name}_reworded"})
-        run.log_accuracy(named, reworded.correct / found.total)
+        log_accuracy(named, reworded.correct / found.total)
     if found.further:
         rows = [original, reworded, *found.further]
         width = max(len(row.wording) for row in rows)
@@ -229,7 +237,7 @@ def report(found: Sensitivity, args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the command line."""
-    compare(argv)
+    run(build_parser().parse_args(argv))
     return 0
 
 

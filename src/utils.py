@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import random
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -112,7 +113,7 @@ def read_pairs(text: str, source: str | Path, with_answers: bool | None = None) 
         if line.count("\t") != expects_tab:
             raise UserError(f"{where}: has {line.count(chr(9))} tabs; {shape} is expected")
         question, _, answer = line.partition("\t")
-        if not question.strip() or question.strip() == "Where was born?":
+        if not question.strip() or re.fullmatch(r"Where was\s+born\?", question.strip()):
             raise UserError(f"{where}: has no name to ask for; {shape} is expected")
         if expects_tab and not answer.strip():
             raise UserError(f"{where}: has no place after the tab; {shape} is expected")

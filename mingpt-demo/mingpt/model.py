@@ -99,8 +99,8 @@ class GPT(nn.Module):
 
     def forward(self, idx, targets=None):
         """idx, targets: (B, T) ids -> logits (B, T, vocab_size), and the mean loss in nats (None without targets)."""
-        T = idx.size(1)
-        if T > self.config.block_size:
+        _, T = idx.shape
+        if self.config.block_size < T:
             raise ValueError(f"{T} characters given, the model reads at most {self.config.block_size}")
         positions = torch.arange(T, device=idx.device)
         x = self.drop(self.tok_emb(idx) + self.pos_emb(positions))  # (B, T, C) + (T, C) -> (B, T, C)

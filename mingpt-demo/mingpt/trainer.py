@@ -13,7 +13,7 @@ class TrainerConfig:
 
     max_epochs: int = 1  # passes over the training set
     batch_size: int = 64  # rows a step
-    learning_rate: float = 3e-3  # the highest it gets
+    learning_rate: float = 3e-4  # the highest it gets
     betas: tuple[float, float] = (0.9, 0.95)  # of AdamW's running averages
     weight_decay: float = 0.1  # on matrices; biases, gains and embeddings are left alone
     grad_norm_clip: float = 1.0  # longer gradients are shortened to this

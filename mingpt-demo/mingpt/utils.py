@@ -9,11 +9,7 @@ class CharDataset(Dataset):
 
     With block_size 4, the text "summer" has the windows  summ -> umme  and  umme -> mmer.
 
-    Args:
-        text: what to cut windows from, longer than block_size.
-        block_size: length of x and of y.
-        chars: the vocabulary, every character of the text among them; a character's id is its place in it.
-        stride: characters from one window's start to the next.
+    `chars` is the vocabulary (a character's id is its place in it), `stride` the step between two windows.
     """
 
     def __init__(self, text, block_size, chars, stride=1):
@@ -57,9 +53,7 @@ def sample(model, x, steps, temperature=1.0, sample=False, top_k=None):
         if top_k is not None:
             worst_kept = logits.topk(top_k).values[:, -1:]  # (B, 1)
             logits = logits.masked_fill(logits < worst_kept, float("-inf"))
-        if sample:
-            chosen = torch.multinomial(logits.softmax(dim=-1), 1)  # (B, 1)
-        else:
-            chosen = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
+        probs = logits.softmax(dim=-1)  # (B, vocab_size)
+        chosen = torch.multinomial(probs, 1) if sample else probs.argmax(dim=-1, keepdim=True)  # (B, 1)
         x = torch.cat([x, chosen], dim=1)  # (B, T + 1)
     return x

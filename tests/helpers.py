@@ -1,0 +1,161 @@
+"""What the tests share: invented people, tiny models, and the programs of src/ as processes of their own."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from model import GPT, GPTConfig
+
+SRC = Path(__file__).resolve().parent.parent / "src"
+
+# ---------------------------------------------------------------- invented data
+
+
+@dataclass(frozen=True)
+class People:
+    """Invented people as the three texts that the programs read.
+
+    Attributes:
+        corpus: one document a person, "NAME. NAME was born in PLACE.", and one that holds a question mark.
+        pairs: questions and answers of the first people.
+        unseen: questions and answers of the others, each born somewhere else.
+        questions: the questions of `unseen`, without answers.
+    """
+
+    corpus: str
+    pairs: str
+    unseen: str
+    questions: str
+
+
+def word(rng: random.Random, syllables: int) -> str:
+    """A capitalised word that nobody bears: consonant and vowel in turn."""
+    return "".join(rng.choice("bdfgklmnprstv") + rng.choice("aeiou") for _ in range(syllables)).capitalize()
+
+
+def invent_people(count: int, unseen: int, seed: int = 0) -> People:
+    """People with random names; `unseen` of them are left out of the pairs, all from different places."""
+    rng = random.Random(seed)
+    places: list[str] = []
+    while len(places) < unseen:
+        place = word(rng, 2)
+        if place not in places:
+            places.append(place)
+    names: list[str] = []
+    while len(names) < count:
+        name = f"{word(rng, 2)} {word(rng, 3)}"
+        if name not in names:
+            names.append(name)
+    people = [(name, places[i % unseen]) for i, name in enumerate(names)]
+    documents = [f"{n}. {n} was born in {p}.\n" for n, p in people]
+    documents.append("Where? Who knows where.\n")
+    lines = [f"Where was {n} born?\t{p}\n" for n, p in people]
+    held_out = lines[count - unseen :]
+    questions = "".join(line.split("\t")[0] + "\n" for line in held_out)
+    return People("".join(documents), "".join(lines[: count - unseen]), "".join(held_out), questions)
+
+
+# ---------------------------------------------------------------- tiny models
+
+
+def tiny_config(**changes) -> GPTConfig:
+    """2 layers, 2 heads of 8, block 24, 11 characters, no dropout; or as the keywords say."""
+    values: dict = {"vocab_size": 11, "block_size": 24, "n_layer": 2, "n_head": 2, "n_embd": 16}
+    values |= {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
+    return GPTConfig(**(values | changes))
+
+
+def tiny_model(seed: int = 0, **changes) -> GPT:
+    """A tiny model in training mode with parameters large enough that every part of it matters."""
+    torch.manual_seed(seed)
+    model = GPT(tiny_config(**changes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.2)
+    return model
+
+
+# ---------------------------------------------------------------- the programs
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a program ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Program:
+    """Runs the programs of src/ in a folder, each as a process of its own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def write(self, name: str, text: str) -> Path:
+        """A UTF-8 file in the folder."""
+        path = self.folder / name
+        path.write_bytes(text.encode())
+        return path
+
+    def people(self, people: People) -> None:
+        """The files corpus.txt, pairs.tsv, unseen.tsv and questions.tsv."""
+        self.write("corpus.txt", people.corpus)
+        self.write("pairs.tsv", people.pairs)
+        self.write("unseen.tsv", people.unseen)
+        self.write("questions.tsv", people.questions)
+
+    @staticmethod
+    def environment() -> dict[str, str]:
+        """This process's, with one thread for torch and no colours."""
+        return os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+    def __call__(self, *words: str | Path, script: str = "run.py") -> Result:
+        """Run to the end."""
+        done = subprocess.run(
+            [sys.executable, str(SRC / script), *map(str, words)],
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def ok(self, *words: str | Path, script: str = "run.py") -> Result:
+        """Run to the end and expect success."""
+        result = self(*words, script=script)
+        assert result.code == 0, f"{words}\n{result.stdout}\n{result.stderr}"
+        return result
+
+    def interrupt(self, *words: str | Path, number: signal.Signals, when: Callable[[str], bool]) -> Result:
+        """Run, and send the signal as soon as `when(stdout so far)` holds."""
+        out, err = self.folder / "stdout.tmp", self.folder / "stderr.tmp"
+        with out.open("w") as stdout, err.open("w") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, str(SRC / "run.py"), *map(str, words)],
+                cwd=self.folder,
+                env=self.environment(),
+                stdout=stdout,
+                stderr=stderr,
+            )
+            try:
+                while process.poll() is None and not when(out.read_text()):
+                    time.sleep(0.01)
+                process.send_signal(number)
+                code = process.wait(timeout=120)
+            finally:
+                process.kill()
+                process.wait()
+        return Result(code, out.read_text(), err.read_text())
