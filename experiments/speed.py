@@ -213,8 +213,8 @@ def main(argv: list[str] | None = None) -> int:
         slow_samples, fast_samples = results["vanilla"]["samples"]
         text = (
             f"`python experiments/speed.py` on {hardware(device)}, torch {torch.__version__}; medians of "
-            f"{slow_samples} naive and {fast_samples} fast steps in turn, batch {BATCH}, dropout 0.1, seed 0, own data:\n\n"
-            f"{table(results)}\n\nA fast step of rope, by operator:\n\n"
+            f"{slow_samples} naive and {fast_samples} fast steps in turn, batch {BATCH}, dropout 0.1, seed 0, "
+            f"own data:\n\n{table(results)}\n\nA fast step of rope, by operator:\n\n"
             f"{profile(corpus, precision, device)}"
         )
         put_between(path, "speed", text)

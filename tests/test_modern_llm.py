@@ -464,7 +464,7 @@ def llama(tmp_path_factory) -> Path:
     )
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     questions = "".join(f"Where was {name} born?\t{place}\n" for name, place in PEOPLE.items())
-    (folder.parent / "dev.tsv").write_text(questions)
+    (folder.parent / "birth_dev.tsv").write_text(questions)
     return folder
 
 
@@ -544,9 +544,8 @@ def test_no_chat_template(llama, tmp_path):
     settings = json.loads((llama / "tokenizer_config.json").read_text())
     settings.pop("chat_template", None)
     (tmp_path / "base" / "tokenizer_config.json").write_text(json.dumps(settings))
-    done = script(tmp_path, "--model", "base", "--eval_corpus_path", str(llama.parent / "dev.tsv"), "--limit", "1")
-    assert done.returncode == 2
-    assert done.stderr == "error: base: has no chat template; use a model that was tuned for instructions\n"
+    with pytest.raises(UserError, match="base: has no chat template; use a model that was tuned for instructions$"):
+        modern_llm.load_chat(str(tmp_path / "base"), None, "cpu", "float32")
 
 
 def test_no_hub(llama):
@@ -561,6 +560,6 @@ def test_no_hub(llama):
 def test_damaged_folder(llama, tmp_path):
     """A folder whose weights are gone: one line that says so."""
     shutil.copytree(llama, tmp_path / "hollow", ignore=shutil.ignore_patterns("*.safetensors"))
-    done = script(tmp_path, "--model", "hollow", "--eval_corpus_path", str(llama.parent / "dev.tsv"), "--limit", "1")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: hollow: holds no model that can be read")
+    with pytest.raises(UserError, match="hollow: holds no model that can be read") as caught:
+        modern_llm.load_chat(str(tmp_path / "hollow"), None, "cpu", "float32")
+    assert "\n" not in str(caught.value)
