@@ -24,12 +24,12 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "experiments"), str(ROOT / "script
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from naive import NaiveGPT, naive_answer, naive_item  # noqa: E402
-from report import put_between  # noqa: E402
 
 from dataset import CharCorruptionDataset  # noqa: E402
 from model import GPT, GPTConfig  # noqa: E402
+from naive import NaiveGPT, naive_answer, naive_item  # noqa: E402
 from packing import supervised_lengths  # noqa: E402
+from report import put_between  # noqa: E402
 from trainer import Trainer, TrainerConfig  # noqa: E402
 from utils import cli, generate, hardware, pick_device, pick_precision, read_pairs, read_text  # noqa: E402
 

@@ -20,12 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "corpus"), str(ROOT / "scripts")]
 
 import build  # noqa: E402
-import report  # noqa: E402
-import submission  # noqa: E402
-
 import london_baseline  # noqa: E402
+import report  # noqa: E402
 import run  # noqa: E402
 import sensitivity  # noqa: E402
+import submission  # noqa: E402
 from recipes import RECIPES  # noqa: E402
 from utils import UserError, cli, evaluate_places, fingerprint, hardware, pick_device, read_text, write_text  # noqa: E402
 

@@ -409,9 +409,6 @@ def load_chat(source: str, gguf_file: str | None, device: Any, precision: str) -
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, padding_side="left", **extra)
         model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, precision), **extra)
-    except ImportError as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{source}: a package is missing ({reason}); pip install -r requirements-llm.txt") from None
     except Exception as error:  # transformers raises many kinds
         raise UserError(what_to_do(source, error)) from None
     if not tokenizer.chat_template:
@@ -426,6 +423,8 @@ def load_chat(source: str, gguf_file: str | None, device: Any, precision: str) -
 def what_to_do(source: str, error: Exception) -> str:
     """One line for a model that could not be loaded."""
     said = " ".join(f"{error} {error.__cause__ or ''}".split())
+    if isinstance(error, ImportError) or "pip install" in said:
+        return f"{source}: a package is missing ({said[:150]}); pip install -r requirements-llm.txt"
     if Path(source).is_dir():
         return f"{source}: holds no model that can be read ({type(error).__name__}: {said[:150]})"
     if re.search(r"gated|\b401\b|\b403\b|awaiting a review|restricted", said):

@@ -66,7 +66,7 @@ RECIPES = {
     "fast": Recipe(
         about="clears the bars in minutes on 2 cores (spans mostly names and places; Muon)",
         pretrain=Phase(
-            max_epochs=60, batch_size=32, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear"
+            max_epochs=45, batch_size=32, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear"
         ),
         finetune=Phase(max_epochs=4, batch_size=64, learning_rate=3e-4, dropout=0.0, decay_shape="linear"),
         scratch=Phase(max_epochs=10, batch_size=64, learning_rate=6e-4),

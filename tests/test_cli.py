@@ -538,13 +538,13 @@ def test_pretraining_gives_knowledge(program):
     program.people(people)
     smoke = ("--recipe", "smoke")
     pretrain = ("--batch_size", "8", "--max_epochs", "50", "--writing_params_path", "pre")
-    program.ok("pretrain", "vanilla", "corpus.txt", *smoke, *pretrain)
+    program.ok("pretrain", "rope", "corpus.txt", *smoke, *pretrain)
     scores = {}
     for name, read in (("with", ("--reading_params_path", "pre")), ("without", ())):
         pairs = ("--finetune_corpus_path", "pairs.tsv", "--writing_params_path", name)
-        program.ok("finetune", "vanilla", "corpus.txt", *smoke, *read, *pairs)
+        program.ok("finetune", "rope", "corpus.txt", *smoke, *read, *pairs)
         questions = ("--eval_corpus_path", "unseen.tsv", "--outputs_path", f"{name}.predictions")
-        result = program.ok("evaluate", "vanilla", "corpus.txt", "--reading_params_path", name, *questions)
+        result = program.ok("evaluate", "rope", "corpus.txt", "--reading_params_path", name, *questions)
         scores[name] = float(re.search(r"Correct: ([\d.]+) out of 20\.0", result.stdout)[1])
     assert scores["with"] >= 8
     assert scores["without"] <= 2

@@ -24,7 +24,7 @@ from utils import UserError, cli, evaluate_places
 CURIE = "Where was Marie Curie born?"
 BACH = "What is the birthplace of Johann Sebastian Bach?"
 
-# (question, raw reply, expected place). Written in the habits of the three listed models and of their small kin.
+# (question, raw reply, expected place). First, as the three listed models and their kin write.
 REPLIES = [
     # the place alone
     (CURIE, "Warsaw", "Warsaw"),
@@ -145,6 +145,54 @@ REPLIES = [
     ("Where was Jack London born?", "Jack London was born in San Francisco, California.", "San Francisco"),
     ("Where was Jack London born?", "London", "London"),
     ("Where was Paris Hilton born?", "Paris Hilton was born in New York City.", "New York City"),
+    # real ones: SmolLM2-135M-Instruct on our own data
+    ("Where was Gerda Taro born?", "The city of Tegra is not a place where I can visit.", ""),
+    (
+        "Where was Bessie MacNicol born?",
+        "Bessie MacNicol was born in the town of Bresco, Italy, in the 19th century.",
+        "Bresco",
+    ),
+    (
+        "Where was Juan Gris born?",
+        "Juan Gris was born in the city of Barcelona, Spain, on January 22, 1989.",
+        "Barcelona",
+    ),
+    ("Where was Juan Gris born?", "The city of Barcelona, Spain.", "Barcelona"),
+    ("What is the birthplace of Juan Gris?", "The birthplace of Juan Gris is Barcelona, Spain.", "Barcelona"),
+    ("Where was Jari Kurri born?", "The city of Jari Kurri is not a country.", ""),
+    (
+        "Where was Jari Kurri born?",
+        "The exact location of Jari Kurri's birth is not specified in the given information. Please provide the "
+        "location of Jari Kurri's birth, as it is not mentioned in the provided information.",
+        "",
+    ),
+    ("What is the birthplace of Jari Kurri?", "The birthplace of Jari Kurri is not a place, but rather a person.", ""),
+    (
+        "What is the birthplace of Gerda Taro?",
+        "The birthplace of Gerda Taro is a myth, but in reality, it is a fictionalized version of the "
+        "African-American artist who was born in the 1920s in the city of Lagos, Nigeria. However, the actual "
+        "birthplace of Gerda Taro is not a place, but rather",
+        "Lagos",
+    ),
+    (
+        "What is the birthplace of Bessie MacNicol?",
+        "The birthplace of Bessie MacNicol is unknown, but it's believed to be somewhere in the United States. "
+        "The exact location is not known, but it's thought to be somewhere in the Midwest, specifically in the "
+        "state of Missouri.",
+        "United States",
+    ),
+    (
+        "What is the birthplace of Juan Gris?",
+        'The birthplace of Juan Gris is a fictional character from the 2019 film "Juan Gris" by the name of Juan '
+        'Gris. The film was a 2019 adaptation of the 2018 novel "Juan Gris: The Unquiet Grave" by the',
+        "",
+    ),
+    (
+        "What is the birthplace of Salman Rushdie?",
+        "Salman Rushdie is a legendary figure in the world of literature, and his birthplace is indeed India. "
+        "Rushdie was born in Mumbai, India, on August 24, 1941, to a family of Indian immigrants.",
+        "Mumbai",
+    ),
 ]
 
 
@@ -423,6 +471,8 @@ def test_transformers_missing(monkeypatch, tmp_path):
         ("a/b", OSError("We couldn't connect to the hub"), r"give a local folder \(--model FOLDER\) or a GGUF file"),
         ("meta-llama/c", OSError("We couldn't connect"), "Llama is gated and needs HF_TOKEN too"),
         ("meta-llama/c", OSError("You are trying to access a gated repo."), "accept its licence .* set HF_TOKEN"),
+        ("a/b", ValueError("x is required `pip install x`"), r"a package is missing .* -r requirements-llm\.txt"),
+        ("a/b", ImportError("Please install gguf"), r"a package is missing .* -r requirements-llm\.txt"),
         ("a/b", ValueError("odd\nmodel"), r"a/b: cannot be loaded \(ValueError: odd model\)"),
     ],
 )
@@ -544,7 +594,7 @@ def test_no_chat_template(llama, tmp_path):
     settings = json.loads((llama / "tokenizer_config.json").read_text())
     settings.pop("chat_template", None)
     (tmp_path / "base" / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(UserError, match="base: has no chat template; use a model that was tuned for instructions$"):
+    with pytest.raises(UserError, match=r"base: has no chat template; use a model that was tuned for instructions$"):
         modern_llm.load_chat(str(tmp_path / "base"), None, "cpu", "float32")
 
 
