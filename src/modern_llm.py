@@ -43,7 +43,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sensitivity import ORIGINAL, REWORDED, ask_about, mcnemar, names_in
 from utils import (
@@ -60,6 +60,9 @@ from utils import (
     wilson_interval,
     write_text,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LISTED = ("Qwen/Qwen3-1.7B", "meta-llama/Llama-3.2-1B-Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct")
 TEMPLATES = {"original": ORIGINAL, "reworded": REWORDED}
@@ -323,24 +326,53 @@ class Chat:
 
     def reply(self, messages: list[str]) -> tuple[list[str], int]:
         """Greedy replies to several messages, together in one left-padded batch, and their tokens."""
-        import torch
-
         prompts = [self.prompt(message) for message in messages]
         batch = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
-        batch = {name: batch[name].to(self.model.device) for name in ("input_ids", "attention_mask")}  # (B, T)
+        rows = self.generate(batch["input_ids"].to(self.model.device), batch["attention_mask"].to(self.model.device))
+        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return [text.strip() for text in texts], sum(map(len, rows))
+
+    def generate(self, tokens: Tensor, seen: Tensor) -> list[list[int]]:
+        """The likeliest continuations, up to the end mark, of at most new_tokens.
+
+        What `model.generate` gives, but a row that is finished leaves the batch: most replies are short,
+        and without that a batch costs as much as its longest.
+
+        Args:
+            tokens, seen: (B, T) prompts, padded on the left, and 1 where they are not padding.
+        """
+        import torch
+
+        ends = self.model.generation_config.eos_token_id
+        ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        rows: list[list[int]] = [[] for _ in tokens]
+        alive, cache = list(range(len(rows))), None
+        positions = (seen.cumsum(1) - 1).clamp(min=0)  # (B, T)
         with torch.inference_mode():
-            rows = self.model.generate(
-                **batch,
-                max_new_tokens=self.new_tokens,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                repetition_penalty=1.0,
-                pad_token_id=self.tokenizer.pad_token_id,
-            )[:, batch["input_ids"].size(1) :]  # (B, new)
-        tokens = int((rows != self.tokenizer.pad_token_id).sum())
-        return [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)], tokens
+            for _ in range(self.new_tokens):
+                out = self.model(
+                    input_ids=tokens,
+                    attention_mask=seen,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                cache = out.past_key_values
+                new = out.logits[:, -1].argmax(-1)  # (B,)
+                for row, token in zip(alive, new.tolist(), strict=True):
+                    rows[row].append(token)
+                going = [i for i, token in enumerate(new.tolist()) if token not in ends]
+                if not going:
+                    break
+                positions = positions[:, -1:] + 1  # (B, 1)
+                if len(going) < len(alive):
+                    kept = torch.tensor(going, device=new.device)
+                    cache.batch_select_indices(kept)
+                    alive, new, seen, positions = [alive[i] for i in going], new[kept], seen[kept], positions[kept]
+                tokens = new[:, None]  # (B, 1)
+                seen = torch.cat((seen, torch.ones_like(seen[:, :1])), dim=1)  # (B, T + 1)
+        return rows
 
     @property
     def parameters(self) -> int:
@@ -675,7 +707,7 @@ def build_parser() -> argparse.ArgumentParser:
     asking.add_argument("--template", choices=[*TEMPLATES, both], default=both, help="default: %(default)s")
     asking.add_argument("--eval_corpus_path", default="birth_dev.tsv", help="default: %(default)s")
     asking.add_argument("--limit", type=int, help="ask the first LIMIT questions only")
-    asking.add_argument("--batch_size", type=int, default=50, help="questions at once (default: %(default)s)")
+    asking.add_argument("--batch_size", type=int, default=100, help="questions at once (default: %(default)s)")
     asking.add_argument("--max_new_tokens", type=int, help=f"longest reply (default: {NEW_TOKENS}; thinking: 1024)")
     asking.add_argument("--restart", action="store_true", help="ask again what is on record")
     outputs = parser.add_argument_group("outputs")

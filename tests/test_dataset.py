@@ -343,6 +343,7 @@ def test_keep_whole():
         ("Where?\tOxford\nZoé?\tŁódź\tRome\n", 2),  # two tabs
         ("Where?\tOxford\nZoé?\tŁódź\n \tRome\n", 3),  # no name
         ("Where was born?\tOxford\n", 1),  # no name in the question
+        ("Where was  born?\tOxford\n", 1),  # an empty name between two spaces
         ("Where?\tOxford\nZoé?\t\n", 2),  # no place
         ("Where?\tOxford\nZoé?\t  \n", 2),  # no place but spaces
         (f"Where?\tOxford\nZo{M}?\tOxford\n", 2),  # MASK

@@ -564,8 +564,17 @@ def test_batches_answer_like_single_questions(llama):
     together, _ = chat.reply(messages)
     assert together == [chat.reply([message])[0][0] for message in messages]
     assert len(set(together)) == 3
+    chat.model.generation_config.eos_token_id = [1, *range(40, 90)]  # many ends, so that rows leave at different steps
+    chat.new_tokens = 30
+    messages = [f"Where was {letter * 3} born?" for letter in "abcdefgh"]
+    batch = chat.tokenizer(messages, return_tensors="pt", padding=True)
+    rows = chat.generate(batch["input_ids"], batch["attention_mask"])
+    assert len({len(row) for row in rows}) > 1
+    for row, whole in zip(rows, chat.model.generate(**batch, do_sample=False, max_new_tokens=30), strict=True):
+        reply = whole[batch["input_ids"].size(1) :].tolist()
+        assert row == reply[: len(row)] and set(reply[len(row) :]) <= {chat.tokenizer.pad_token_id}
     found = modern_llm.throughput(chat, messages, 3)
-    assert found["same"] == found["n"] == 3 and found["times"] == found["batched"] / found["one_at_a_time"]
+    assert found["same"] == found["n"] == 8 and found["times"] == found["batched"] / found["one_at_a_time"]
 
 
 def test_thinking_is_switched_off_or_gets_room(llama, tmp_path):
