@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import resource
 import statistics
 import sys
@@ -67,6 +68,33 @@ def model_flops(model: GPT, lengths: torch.Tensor) -> float:
     return 6 * weights * float(lengths.sum()) + attention
 
 
+def naive_stepper(slow: NaiveGPT, corpus: CharCorruptionDataset, device: torch.device) -> Callable[[], None]:
+    """A pretraining step of the handout's computation, at the handout's batch."""
+    optimizer = torch.optim.AdamW(slow.parameters(), lr=6e-3, betas=(0.9, 0.95), weight_decay=0.1)
+
+    def step() -> None:
+        documents = random.sample(corpus.data, BATCH)
+        items = [naive_item(document, BLOCK, corpus.stoi) for document in documents]
+        x, y = (torch.stack(t).to(device) for t in zip(*items, strict=True))
+        _, loss = slow(x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(slow.parameters(), 1.0)
+        optimizer.step()
+        loss.item()
+
+    return step
+
+
+def naive_step_seconds(pretrain_corpus_path: str, variant: str, device: torch.device) -> float:
+    """How long the handout's computation takes for a step on this machine now: a yardstick for run times."""
+    corpus = CharCorruptionDataset(read_text(pretrain_corpus_path), BLOCK)
+    model = NaiveGPT(GPTConfig(corpus.vocab_size, BLOCK, rope=variant == "rope")).to(device).train()
+    step = naive_stepper(model, corpus, device)
+    step()
+    return statistics.median(seconds(step) for _ in range(3))
+
+
 def measure_training(variant: str, corpus: CharCorruptionDataset, precision: str, rounds: int, device) -> dict:
     """Naive and fast steps in turn, from the same parameters, dropout on."""
     config = GPTConfig(corpus.vocab_size, BLOCK, rope=variant == "rope")
@@ -83,18 +111,7 @@ def measure_training(variant: str, corpus: CharCorruptionDataset, precision: str
         precision=precision,
     )
     trainer = Trainer(fast, corpus, None, settings, device)
-    optimizer = torch.optim.AdamW(slow.parameters(), lr=6e-3, betas=(0.9, 0.95), weight_decay=0.1)
-    order = torch.randperm(len(corpus)).tolist()
-
-    def slow_step() -> None:
-        items = [naive_item(corpus.data[order.pop()], BLOCK, corpus.stoi) for _ in range(BATCH)]
-        x, y = (torch.stack(t).to(device) for t in zip(*items, strict=True))
-        _, loss = slow(x, y)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(slow.parameters(), 1.0)
-        optimizer.step()
-        loss.item()
+    slow_step = naive_stepper(slow, corpus, device)
 
     def fast_step() -> None:
         if trainer.step % trainer.steps_per_epoch == 0:

@@ -17,13 +17,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "corpus"), str(ROOT / "scripts")]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "corpus"), str(ROOT / "scripts"), str(ROOT / "experiments")]
 
 import build  # noqa: E402
 import london_baseline  # noqa: E402
 import report  # noqa: E402
 import run  # noqa: E402
 import sensitivity  # noqa: E402
+import speed  # noqa: E402
 import submission  # noqa: E402
 from recipes import RECIPES  # noqa: E402
 from utils import UserError, cli, evaluate_places, fingerprint, hardware, pick_device, read_text, write_text  # noqa: E402
@@ -110,6 +111,7 @@ class Reproduction:
             "tokens": sum(t["tokens"] for t in trainings),
         }
         row |= {"precision": stamp["settings"]["precision"], "hardware": stamp["hardware"]}
+        row |= {"naive_step_seconds": self.naive_step_seconds(variant)}
         answers = self.test_answers()
         if answers is not None:
             total, correct = evaluate_places(answers, scores["test"].predictions)
@@ -131,6 +133,13 @@ class Reproduction:
             "command": f"python scripts/reproduce.py --recipe {self.recipe} --seed {self.seed}",
             "date": datetime.date.today().isoformat(),
         }
+
+    def naive_step_seconds(self, variant: str) -> float | None:
+        """The yardstick beside a training time on a CPU, which says little without one; None on a GPU."""
+        device = pick_device(self.device)
+        if self.is_trial or device.type != "cpu":
+            return None
+        return round(speed.naive_step_seconds(self.file("wiki.txt"), variant, device), 3)
 
     def test_answers(self) -> Path | None:
         """The answers to the test questions, where we have them: to our own data."""

@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -86,12 +85,11 @@ class Checkpoints(Callback):
 
     Args:
         save: writes `trainer.state_dict()`.
-        path: what it writes, removed when the run is finished.
         minutes: between two saves.
     """
 
-    def __init__(self, save: Callable[[dict], None], path: Path, minutes: float):
-        self.save, self.path, self.minutes = save, path, minutes
+    def __init__(self, save: Callable[[dict], None], minutes: float):
+        self.save, self.minutes = save, minutes
         self.signal: int | None = None
 
     def on_start(self, trainer: Trainer) -> None:

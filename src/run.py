@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from dataset import CharCorruptionDataset
     from model import GPT
+    from trainer import Trainer, TrainerConfig
 
 BLOCK_SIZE = 128
 ANSWER_STEPS = 32  # characters an answer may have
@@ -202,17 +203,9 @@ def vocabulary_of(corpus: CharCorruptionDataset) -> str:
     return vocabulary_hash(corpus.itos)
 
 
-def train(args: argparse.Namespace, phase: Phase, model: GPT, corpus: CharCorruptionDataset, dataset) -> Training:
-    """Train a model on a dataset as the phase says, log it, and write its parameters."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    from callbacks import Checkpoints, Progress, TensorBoardLog, duration
-    from checkpoint import checkpoint_path, load_checkpoint, save_checkpoint, save_params
-    from trainer import Trainer, TrainerConfig
-
-    device = pick_device(args.device)
-    precision = pick_precision(args.precision, device)
-    settings = {
+def settings_of(args: argparse.Namespace, phase: Phase, device: torch.device, precision: str) -> dict[str, Any]:
+    """All that decides how a training comes out: stored with its parameters, compared on --resume."""
+    return {
         "function": args.function,
         "variant": args.variant,
         "recipe": args.recipe or "handout",
@@ -225,62 +218,80 @@ def train(args: argparse.Namespace, phase: Phase, model: GPT, corpus: CharCorrup
         "from": fingerprint(args.reading_params_path) if args.reading_params_path else None,
         **asdict(phase),
     }
-    x, _ = dataset.batch(range_tensor(1))
-    positions = x.size(1) * len(dataset) * phase.max_epochs
-    config = TrainerConfig(
+
+
+def config_of(phase: Phase, corpus: CharCorruptionDataset, dataset, precision: str, seed: int) -> TrainerConfig:
+    """The phase as the trainer wants it, with lengths of the schedule in positions of padded batches."""
+    import torch
+
+    from trainer import TrainerConfig
+
+    row, _ = dataset.batch(torch.arange(1))  # (1, T)
+    run_length = row.size(1) * len(dataset) * phase.max_epochs
+    return TrainerConfig(
         max_epochs=phase.max_epochs,
         batch_size=phase.batch_size,
         learning_rate=phase.learning_rate,
         muon_lr=phase.muon_lr,
         lr_decay=True,
         warmup_tokens=512 * 20,
-        final_tokens=phase.decay_epochs * len(corpus) * BLOCK_SIZE if phase.decay_epochs else positions,
+        final_tokens=phase.decay_epochs * len(corpus) * BLOCK_SIZE if phase.decay_epochs else run_length,
         decay_shape=phase.decay_shape,
         precision=precision,
-        seed=args.seed,
+        seed=seed,
     )
+
+
+def announce(args: argparse.Namespace, settings: dict[str, Any], trainer: Trainer, vocab_size: int) -> None:
+    """Say what is about to happen: data, model, recipe, machine, output."""
+    muon = f" (Muon {settings['muon_lr']:g})" if settings["muon_lr"] else ""
+    print(
+        f"{args.function} {args.variant}, recipe {settings['recipe']}: {len(trainer.train_dataset)} examples, "
+        f"{vocab_size} characters, {sum(p.numel() for p in trainer.model.parameters()):,} parameters\n"
+        f"{settings['max_epochs']} epochs, {trainer.total_steps} steps of {settings['batch_size']}, learning rate "
+        f"{settings['learning_rate']:g}{muon}, dropout {settings['dropout']:g}, seed {args.seed}\n"
+        f"device {hardware(trainer.device)}, {settings['precision']}; writes {args.writing_params_path}",
+        flush=True,
+    )
+
+
+def train(args: argparse.Namespace, phase: Phase, model: GPT, corpus: CharCorruptionDataset, dataset) -> Training:
+    """Train a model on a dataset as the phase says, log it, and write its parameters."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    from callbacks import Checkpoints, Progress, TensorBoardLog, duration
+    from checkpoint import checkpoint_path, load_checkpoint, read_stamp, save_checkpoint, save_params
+    from trainer import Trainer
+
+    device = pick_device(args.device)
+    precision = pick_precision(args.precision, device)
+    settings = settings_of(args, phase, device, precision)
+    trainer = Trainer(model, dataset, None, config_of(phase, corpus, dataset, precision, args.seed), device)
     path = checkpoint_path(args.writing_params_path)
-    trainer = Trainer(model, dataset, None, config, device)
     state = load_checkpoint(path, settings) if args.resume else None
     if state is not None:
         trainer.load_state_dict(state)
         print(f"resuming at step {trainer.step} of {trainer.total_steps} ({path})")
-    print(
-        f"{args.function} {args.variant}, recipe {settings['recipe']}: {len(dataset)} examples, {corpus.vocab_size} "
-        f"characters, {sum(p.numel() for p in model.parameters()):,} parameters\n"
-        f"{phase.max_epochs} epochs, {trainer.total_steps} steps of {phase.batch_size}, learning rate "
-        f"{phase.learning_rate:g}{f' (Muon {phase.muon_lr:g})' if phase.muon_lr else ''}, dropout {phase.dropout:g}, "
-        f"seed {args.seed}\ndevice {hardware(device)}, {precision}; writes {args.writing_params_path}",
-        flush=True,
-    )
-    logs = (
-        f"{args.expt_dir}/{args.function}/{args.tb_expt_name}_{args.variant}"
-        f"_pt_lr_{rate_of(args, 'pretrain'):f}_ft_lr_{rate_of(args, 'finetune'):f}"
-    )
-    keeper = Checkpoints(lambda s: save_checkpoint(path, s, settings), path, args.checkpoint_minutes or 5.0)
-    with SummaryWriter(logs) as writer:
+    announce(args, settings, trainer, corpus.vocab_size)
+    keeper = Checkpoints(lambda s: save_checkpoint(path, s, settings), args.checkpoint_minutes or 5.0)
+    with SummaryWriter(log_folder(args)) as writer:
         progress = Progress()
         trainer.callbacks += [progress, TensorBoardLog(writer), keeper]
         trainer.train()
-        loss = progress.last.loss if progress.last else float("nan")
         if trainer.step < trainer.total_steps:
             print(f"stopped at step {trainer.step}; go on with the same command and --resume", file=sys.stderr)
             raise KeyboardInterrupt
+        loss = progress.last.loss if progress.last else float("nan")
         hparams = {name: value for name, value in settings.items() if isinstance(value, int | float | str | bool)}
         writer.add_hparams(hparams, {"final/loss": loss}, run_name=".")
     result = Training(trainer.step, trainer.tokens, trainer.seconds, loss)
-    earlier = {}
-    if args.reading_params_path and args.function == "finetune":
-        from checkpoint import read_stamp
-
-        earlier = read_stamp(args.reading_params_path)
     stamp = {
         "vocabulary": vocabulary_of(corpus),
         "corpus_path": args.pretrain_corpus_path,
         "settings": settings,
         "hardware": hardware(device),
         "training": asdict(result),
-        "pretraining": earlier.get("training"),
+        "pretraining": read_stamp(args.reading_params_path).get("training") if settings["pretrained"] else None,
     }
     save_params(args.writing_params_path, model, stamp)
     path.unlink(missing_ok=True)
@@ -288,11 +299,10 @@ def train(args: argparse.Namespace, phase: Phase, model: GPT, corpus: CharCorrup
     return result
 
 
-def range_tensor(n: int) -> torch.Tensor:
-    """0 .. n - 1."""
-    import torch
-
-    return torch.arange(n)
+def log_folder(args: argparse.Namespace) -> str:
+    """TensorBoard's folder for a training: function, name, variant and both learning rates."""
+    rates = f"pt_lr_{rate_of(args, 'pretrain'):f}_ft_lr_{rate_of(args, 'finetune'):f}"
+    return f"{args.expt_dir}/{args.function}/{args.tb_expt_name}_{args.variant}_{rates}"
 
 
 def rate_of(args: argparse.Namespace, function: str) -> float:
