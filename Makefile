@@ -14,7 +14,7 @@ run: .venv/ready
 		$(if $(DATA_NAME),--data_name $(DATA_NAME))
 
 test: .venv/ready
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n 2 --dist loadfile
 
 lint: .venv/ready
 	$(PY) -m ruff check .
