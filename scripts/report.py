@@ -115,7 +115,7 @@ def draw(folder: Path, data: str, recipe: str, seed: int) -> None:
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
     for y, (_, row) in enumerate(bars):
         low, high = wilson_interval(row["dev"] * row["n"], row["n"])
-        error = [[100 * (row["dev"] - low)], [100 * (high - row["dev"])]]
+        error = [[max(0.0, 100 * (row["dev"] - low))], [max(0.0, 100 * (high - row["dev"]))]]
         trained = "seconds" in row and row["tokens"] and "what" not in row
         axes.barh(y, 100 * row["dev"], xerr=error, color="#2a6f97" if trained else "#b0b7bf", height=0.6, capsize=3)
         axes.text(100 * high + 1, y, f"{row['dev']:.1%}", va="center", fontsize=9)

@@ -350,7 +350,8 @@ def wilson_interval(correct: float, total: float, z: float = 1.959964) -> tuple[
     share = correct / total
     centre = share + z * z / (2 * total)
     spread = z * ((share * (1 - share) + z * z / (4 * total)) / total) ** 0.5
-    return (centre - spread) / (1 + z * z / total), (centre + spread) / (1 + z * z / total)
+    low, high = (centre - spread) / (1 + z * z / total), (centre + spread) / (1 + z * z / total)
+    return max(0.0, low), min(1.0, high)
 
 
 # ---------------------------------------------------------------- the machine

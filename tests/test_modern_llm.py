@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import modern_llm
 from modern_llm import locate, normalise, parse_place, upsert_rows, without_thoughts
@@ -491,12 +492,20 @@ TEMPLATE = (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tiny models: on a busy machine, threads that wait for each other take minutes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory) -> Path:
     """A folder with a tiny random Llama that can chat, as save_pretrained writes it, and questions beside it."""
     transformers = pytest.importorskip("transformers", reason="needs requirements-llm.txt")
     import tokenizers
-    import torch
 
     folder = tmp_path_factory.mktemp("llm") / "tiny-llama"
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
@@ -556,8 +565,6 @@ def test_whole_script_with_a_llama(llama):
 
 def test_batches_answer_like_single_questions(llama):
     """Left padding is invisible: replies in a batch are those of each question alone."""
-    import torch
-
     chat = modern_llm.load_chat(str(llama), None, torch.device("cpu"), "float32")
     chat.new_tokens = 12
     messages = ["Where was Bo born?", "What is the birthplace of Alexandrina Featherstonehaugh?", "Hm?"]
@@ -579,7 +586,6 @@ def test_batches_answer_like_single_questions(llama):
 
 def test_thinking_is_switched_off_or_gets_room(llama, tmp_path):
     """A template with the switch gets it; one that thinks without a switch gets the longer limit."""
-    import torch
     import transformers
 
     def chat_with(template: str | None) -> modern_llm.Chat:

@@ -162,6 +162,14 @@ def test_tables_say_accuracy_with_interval_and_bar(tmp_path):
     assert text in (tmp_path / "results.md").read_text()
 
 
+def test_the_picture_is_drawn_for_shares_of_nought_and_one(tmp_path):
+    """Bug: at 0 right answers the interval began a rounding error below 0, and matplotlib refused the error bar."""
+    report.add_rows(tmp_path / "accuracy.json", [row(0, 1.0)], KEY)
+    report.add_rows(tmp_path / "controls.json", [dict(row(0, 0.0), what="vanilla without pretraining")], ("what",))
+    report.draw(tmp_path, "own", "fast", 0)
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_text_is_put_between_marks_and_nowhere_else(tmp_path):
     """A program's table replaces the old one; without the marks nothing is written."""
     path = tmp_path / "README.md"
