@@ -128,7 +128,7 @@ def draw(folder: Path, data: str, recipe: str, seed: int) -> None:
     axes.set_xlabel(f"correct birthplaces of {bars[0][1]['n']} unseen dev questions, % (95 % interval)")
     axes.set_xlim(0, max(45, *(100 * wilson_interval(r["dev"] * r["n"], r["n"])[1] + 10 for _, r in bars)))
     axes.set_title(f"{data} data, recipe {recipe}, seed {seed}", fontsize=10)
-    axes.legend(loc="lower right", frameon=False, fontsize=9)
+    axes.legend(loc="upper right", frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     with atomic_write(folder / "accuracy.png") as file:
         figure.savefig(file, dpi=160, metadata={"Software": None})

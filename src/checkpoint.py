@@ -8,6 +8,7 @@ about a file (which characters, which corpus, how it was made) travels in the st
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import json
@@ -134,6 +135,12 @@ def load_params(path: str | Path, model: GPT, vocabulary: str) -> dict[str, Any]
 def checkpoint_path(params_path: str | Path) -> Path:
     """Where the checkpoint of a run stands that will write these parameters."""
     return Path(f"{params_path}.checkpoint")
+
+
+def remove_scraps(path: str | Path) -> None:
+    """Delete half-written checkpoints that a killed run has left beside this one."""
+    for scrap in Path(path).parent.glob(f".{glob.escape(Path(path).name)}.*.tmp"):
+        scrap.unlink(missing_ok=True)
 
 
 def save_checkpoint(path: str | Path, trainer_state: dict, settings: dict[str, Any]) -> None:

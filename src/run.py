@@ -260,7 +260,7 @@ def train(args: argparse.Namespace, phase: Phase, model: GPT, corpus: CharCorrup
     from torch.utils.tensorboard import SummaryWriter
 
     from callbacks import Checkpoints, Progress, TensorBoardLog, duration
-    from checkpoint import checkpoint_path, load_checkpoint, read_stamp, save_checkpoint, save_params
+    from checkpoint import checkpoint_path, load_checkpoint, read_stamp, remove_scraps, save_checkpoint, save_params
     from trainer import Trainer
 
     device = pick_device(args.device)
@@ -268,6 +268,7 @@ def train(args: argparse.Namespace, phase: Phase, model: GPT, corpus: CharCorrup
     settings = settings_of(args, phase, device, precision)
     trainer = Trainer(model, dataset, None, config_of(phase, corpus, dataset, precision, args.seed), device)
     path = checkpoint_path(args.writing_params_path)
+    remove_scraps(path)
     state = load_checkpoint(path, settings) if args.resume else None
     if state is not None:
         trainer.load_state_dict(state)
@@ -365,7 +366,7 @@ def answer(model: GPT, corpus: CharCorruptionDataset, questions: list[str], wher
     A character that the corpus lacks is left out of its question, and a line says how often.
 
     Raises:
-        UserError: a question does not fit the block, or nothing is left of it.
+        UserError: a question does not fit the block.
     """
     import torch
 

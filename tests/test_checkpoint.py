@@ -14,6 +14,7 @@ from checkpoint import (
     load_checkpoint,
     load_params,
     read_stamp,
+    remove_scraps,
     save_checkpoint,
     save_params,
     vocabulary_hash,
@@ -256,3 +257,13 @@ def test_file_that_is_no_checkpoint(tmp_path):
     with pytest.raises(UserError, match=r"damaged|refused|cannot be read"):
         load_checkpoint(path, SETTINGS)
     assert path.stat().st_size == 5000
+
+
+def test_half_written_checkpoints_are_swept_and_nothing_else(tmp_path):
+    """Bug: a SIGKILL in the middle of a write left its temporary file for ever, tens of MB each time."""
+    scrap, other = tmp_path / ".p.checkpoint.abc.tmp", tmp_path / ".q.checkpoint.abc.tmp"
+    good = tmp_path / "p.checkpoint"
+    for path in (scrap, other, good):
+        path.write_bytes(b"x")
+    remove_scraps(good)
+    assert not scrap.exists() and other.exists() and good.exists()
