@@ -71,6 +71,8 @@ class Reproduction:
         flags["writing_params_path"] = self.file(writes)
         if function == "finetune":
             flags["finetune_corpus_path"] = self.file("birth_places_train.tsv")
+            if reads is None:  # or TensorBoard would show it and the pretrained model as one run
+                flags["tb_expt_name"] = "nopretrain"
         argv = self.command(function, variant, flags)
         if self.is_done(function, variant, writes, reads):
             print(f"\n{writes} is there and up to date: skipped\n$ {shown(argv)}")
