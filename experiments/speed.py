@@ -3,9 +3,10 @@
     python experiments/speed.py [--quick]
 
 Naive (naive.py) and fast (src/) in turn in one process: the pretraining step at the handout's batch
-on the corpus with dropout on, and answering questions. Prints a table, writes it into
-experiments/README.md between its marks, and ends with one line of JSON. --quick takes fewer samples
-(a few minutes on two cores) and writes nothing.
+on the corpus with dropout on, and answering questions. Then what dropout costs, start-up and memory of
+`run.py`, losses over 200 steps from the same start, and profiles. Prints a table, writes it into
+experiments/README.md between its marks, and ends with one line of JSON. --quick takes fewer samples,
+leaves out what comes after the questions, and writes nothing (a few minutes on two cores).
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import json
 import random
 import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +34,7 @@ from model import GPT, GPTConfig  # noqa: E402
 from naive import NaiveGPT, naive_answer, naive_item  # noqa: E402
 from packing import supervised_lengths  # noqa: E402
 from report import put_between  # noqa: E402
-from trainer import Trainer, TrainerConfig  # noqa: E402
+from trainer import Trainer, TrainerConfig, schedule  # noqa: E402
 from utils import cli, generate, hardware, pick_device, pick_precision, read_pairs, read_text  # noqa: E402
 
 BATCH, BLOCK = 128, 128
@@ -95,34 +98,44 @@ def naive_step_seconds(pretrain_corpus_path: str, variant: str, device: torch.de
     return statistics.median(seconds(step) for _ in range(3))
 
 
-def measure_training(variant: str, corpus: CharCorruptionDataset, precision: str, rounds: int, device) -> dict:
-    """Naive and fast steps in turn, from the same parameters, dropout on."""
-    config = GPTConfig(corpus.vocab_size, BLOCK, rope=variant == "rope")
+def fast_trainer(
+    corpus: CharCorruptionDataset, variant: str, precision: str, device: torch.device, dropout: float = 0.1
+) -> tuple[Trainer, Callable[[], None]]:
+    """The project's trainer at the handout's batch, and a function that does one step with it."""
     torch.manual_seed(0)
-    fast = GPT(config).to(device).train()
-    slow = NaiveGPT(config).to(device).train()
-    slow.load_state_dict(fast.state_dict())
-    settings = TrainerConfig(
-        max_epochs=10**6,
-        batch_size=BATCH,
-        learning_rate=6e-3,
-        lr_decay=True,
-        warmup_tokens=512 * 20,
-        precision=precision,
+    config = GPTConfig(
+        corpus.vocab_size,
+        BLOCK,
+        rope=variant == "rope",
+        embd_pdrop=dropout,
+        resid_pdrop=dropout,
+        attn_pdrop=dropout,
     )
-    trainer = Trainer(fast, corpus, None, settings, device)
-    slow_step = naive_stepper(slow, corpus, device)
+    settings = TrainerConfig(
+        max_epochs=10**6, batch_size=BATCH, learning_rate=6e-3, lr_decay=True, warmup_tokens=512 * 20
+    )
+    settings.precision = precision
+    trainer = Trainer(GPT(config).to(device).train(), corpus, None, settings, device)
 
-    def fast_step() -> None:
+    def step() -> None:
         if trainer.step % trainer.steps_per_epoch == 0:
             trainer.order = torch.randperm(len(corpus))
         trainer._pending.append(trainer._train_step())
         trainer.step += 1
         trainer.read_back()
 
-    slow_step()
     for _ in range(8):
-        fast_step()
+        step()
+    return trainer, step
+
+
+def measure_training(variant: str, corpus: CharCorruptionDataset, precision: str, rounds: int, device) -> dict:
+    """Naive and fast steps in turn, dropout on."""
+    trainer, fast_step = fast_trainer(corpus, variant, precision, device)
+    slow = NaiveGPT(trainer.model.config).to(device).train()
+    slow.load_state_dict(trainer.model.state_dict())
+    slow_step = naive_stepper(slow, corpus, device)
+    slow_step()
     slow_times, fast_times, seen = [], [], trainer.tokens
     for _ in range(rounds):
         slow_times.append(seconds(slow_step))
@@ -130,19 +143,89 @@ def measure_training(variant: str, corpus: CharCorruptionDataset, precision: str
     tokens = (trainer.tokens - seen) / len(fast_times)
     _, y = corpus.batch(torch.arange(len(corpus)), torch.Generator().manual_seed(0))
     lengths = supervised_lengths(y)
-    flops = model_flops(fast, lengths) * BATCH / len(corpus)
+    flops = model_flops(trainer.model, lengths) * BATCH / len(corpus)
     peak = peak_rate(round(tokens), device, precision)
     naive, quick = statistics.median(slow_times), statistics.median(fast_times)
     return {
         "ratio": round(naive / quick, 2),
         "share_of_peak": round(flops / quick / peak, 3),
-        "naive_step_seconds": round(naive, 3),
-        "fast_step_seconds": round(quick, 3),
+        "naive_step_seconds": round(naive, 4),
+        "fast_step_seconds": round(quick, 4),
         "fast_tokens_per_second": round(tokens / quick),
+        "naive_tokens_per_second": round(tokens / naive),
         "peak_gflops": round(peak / 1e9),
         "precision": precision,
         "samples": [len(slow_times), len(fast_times)],
     }
+
+
+def measure_dropout(corpus: CharCorruptionDataset, precision: str, rounds: int, device) -> dict:
+    """Share of a step that dropout takes: steps with and without it in turn."""
+    found = {}
+    for variant in ("vanilla", "rope"):
+        (_, on), (_, off) = (fast_trainer(corpus, variant, precision, device, p) for p in (0.1, 0.0))
+        times = [(seconds(on), seconds(off)) for _ in range(5 * rounds)]
+        with_it, without = (statistics.median(t) for t in zip(*times, strict=True))
+        found[variant] = round(1 - without / with_it, 3)
+    return found
+
+
+def measure_command() -> dict:
+    """Start-up of run.py: --help, and up to the first step; the most memory of a training at the handout's batch."""
+    source, wiki = str(ROOT / "src"), str(ROOT / "wiki.txt")
+    found = {"help_seconds": seconds(lambda: subprocess.run([sys.executable, f"{source}/run.py", "--help"], stdout=-3))}
+    with tempfile.TemporaryDirectory() as folder:
+        argv = ["pretrain", "rope", wiki, "--writing_params_path", f"{folder}/p.params", "--expt_dir", f"{folder}/expt"]
+        stop = f"import sys; sys.path.insert(0, {source!r}); import trainer, run; "
+        stop += f"trainer.Trainer._train_step = lambda self: sys.exit(0); run.main({argv!r})"
+        found["startup_seconds"] = seconds(lambda: subprocess.run([sys.executable, "-c", stop], stdout=-3, check=True))
+        train = [sys.executable, f"{source}/run.py", *argv, "--max_epochs", "3"]
+        subprocess.run(train, stdout=-3, stderr=-3, check=True)
+    unit = 1024 if sys.platform == "linux" else 1024**2  # kilobytes, or bytes on macOS
+    found["training_memory_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
+    return {name: round(value, 2) for name, value in found.items()}
+
+
+def compare_losses(corpus: CharCorruptionDataset, variant: str, precision: str, device, steps: int = 200) -> float:
+    """Largest difference of the smoothed losses of naive and fast, from the same start on the same batches of 32.
+
+    Dropout off; both with the handout's optimiser and schedule. Smoothed: mean of 20 steps.
+    """
+    torch.manual_seed(0)
+    config = GPTConfig(corpus.vocab_size, BLOCK, rope=variant == "rope", embd_pdrop=0, resid_pdrop=0, attn_pdrop=0)
+    settings = TrainerConfig(batch_size=32, learning_rate=6e-3, lr_decay=True, warmup_tokens=512 * 20)
+    settings.final_tokens, settings.max_epochs, settings.precision = 650 * BLOCK * len(corpus), 10**6, precision
+    fast = Trainer(GPT(config).to(device).train(), corpus, None, settings, device)
+    slow = NaiveGPT(config).to(device).train()
+    slow.load_state_dict(fast.model.state_dict())
+    names = {id(p): name for name, p in fast.model.named_parameters()}
+    weights = dict(slow.named_parameters())
+    groups = [
+        dict(group, params=[weights[names[id(p)]] for p in group["params"]])
+        for group in fast.model.parameter_groups(settings.weight_decay)
+    ]
+    slow_optimizer = torch.optim.AdamW(groups, lr=6e-3, betas=settings.betas)
+    generator = torch.Generator().manual_seed(0)
+    losses: list[tuple[float, float]] = []
+    for step in range(steps):
+        if step % fast.steps_per_epoch == 0:
+            fast.order = torch.randperm(len(corpus), generator=generator)
+        fast.step = step
+        first = step % fast.steps_per_epoch * 32
+        generator_state = fast.generator.get_state()
+        _, fast_loss, *_ = fast._train_step()
+        fast.generator.set_state(generator_state)
+        x, y = corpus.batch(fast.order[first : first + 32], fast.generator)
+        _, loss = slow(x.to(device), y.to(device))
+        slow_optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(slow.parameters(), 1.0)
+        for group in slow_optimizer.param_groups:
+            group["lr"] = 6e-3 * schedule(fast.positions, settings)
+        slow_optimizer.step()
+        losses.append((float(fast_loss), float(loss)))
+    smooth = torch.tensor(losses).T.unfold(1, 20, 1).mean(-1)  # (2, steps - 19)
+    return round(float((smooth[0] / smooth[1] - 1).abs().max()), 4)
 
 
 def measure_answers(corpus: CharCorruptionDataset, questions: list[str], naive_count: int, device) -> dict:
@@ -169,39 +252,53 @@ def measure_answers(corpus: CharCorruptionDataset, questions: list[str], naive_c
     }
 
 
-def profile(corpus: CharCorruptionDataset, precision: str, device) -> str:
-    """Where the time of one fast step goes: the operators that take the most."""
+def profile(step: Callable[[], object]) -> str:
+    """Where the time of a step goes: the operators that take the most, their own time."""
     from torch.profiler import profile as torch_profile
 
-    torch.manual_seed(0)
-    settings = TrainerConfig(max_epochs=1, batch_size=BATCH, learning_rate=6e-3, precision=precision)
-    trainer = Trainer(GPT(GPTConfig(corpus.vocab_size, BLOCK, rope=True)), corpus, None, settings, device)
-    trainer.model.train()
-    trainer.order = torch.randperm(len(corpus))
-    for _ in range(3):
-        trainer._train_step()
+    step()
     with torch_profile() as recorder:
-        trainer._train_step()
+        step()
     rows = sorted(recorder.key_averages(), key=lambda r: -r.self_cpu_time_total)
     total = sum(r.self_cpu_time_total for r in rows)
-    lines = ["| operator | share of the step | calls |", "|---|---|---|"]
-    lines += [f"| `{r.key}` | {r.self_cpu_time_total / total:.1%} | {r.count} |" for r in rows[:15]]
+    lines = [f"| operator ({total / 1e6:.2f} s) | share | calls |", "|---|---|---|"]
+    lines += [f"| `{r.key}` | {r.self_cpu_time_total / total:.1%} | {r.count} |" for r in rows[:12]]
     return "\n".join(lines)
 
 
 def table(results: dict) -> str:
     """The measurements in Markdown."""
-    lines = ["| what | naive | fast | ratio | share of peak |", "|---|---|---|---|---|"]
+    lines = [
+        "| what | naive | fast | ratio | tokens/s, naive and fast | share of peak |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, row in results.items():
         if name == "evaluate":
             naive, fast = row["naive_seconds_a_question"], row["fast_seconds_a_question"]
             times = f"{naive:.4f} s a question | {fast:.5f} s a question"
-            lines.append(f"| 500 answers, float32 ({row['identical']} identical) | {times} | {row['ratio']} | - |")
-        elif isinstance(row, dict):
+            lines.append(f"| 500 answers, float32 ({row['identical']} identical) | {times} | {row['ratio']} | - | - |")
+        elif isinstance(row, dict) and "share_of_peak" in row:
             times = f"{row['naive_step_seconds']} s a step | {row['fast_step_seconds']} s a step"
+            tokens = f"{row['naive_tokens_per_second']:,}; {row['fast_tokens_per_second']:,}"
             share = f"{row['share_of_peak']:.0%} of {row['peak_gflops']} GFLOP/s"
-            lines.append(f"| pretraining, {name}, {row['precision']} | {times} | {row['ratio']} | {share} |")
+            variant = name.split()[0]
+            lines.append(
+                f"| pretraining, {variant}, {row['precision']} | {times} | {row['ratio']} | {tokens} | {share} |"
+            )
     return "\n".join(lines)
+
+
+def more(results: dict) -> str:
+    """What else was measured, in sentences."""
+    command, dropout, losses = results["command"], results["dropout"], results["losses"]
+    return (
+        f"Dropout takes {dropout['vanilla']:.1%} of a step of vanilla, {dropout['rope']:.1%} of rope (steps with and "
+        f"without it in turn). `run.py --help` takes {command['help_seconds']} s; from the start of `run.py pretrain` "
+        f"to its first step it takes {command['startup_seconds']} s; a training at the handout's batch needs "
+        f"{command['training_memory_mb']:.0f} MB at most. Over 200 steps (batch 32, dropout off, the same start and "
+        f"batches) the losses of naive and fast, smoothed over 20 steps, differ by at most {losses['vanilla']:.2%} "
+        f"(vanilla) and {losses['rope']:.2%} (rope)."
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -223,18 +320,22 @@ def main(argv: list[str] | None = None) -> int:
         results["vanilla float32"] = measure_training("vanilla", corpus, "float32", rounds, device)
     results["evaluate"] = measure_answers(corpus, questions, 20 if args.quick else 100, device)
     results["hardware"] = hardware(device)
-    results["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    print(table(results))
+    print(table(results), flush=True)
     if not args.quick:
-        path = ROOT / "experiments" / "README.md"
+        results["dropout"] = measure_dropout(corpus, precision, rounds, device)
+        results["command"] = measure_command()
+        results["losses"] = {v: compare_losses(corpus, v, precision, device) for v in ("vanilla", "rope")}
+        print(more(results))
+        trainer, fast_step = fast_trainer(corpus, "rope", precision, device)
+        slow_step = naive_stepper(NaiveGPT(trainer.model.config).to(device).train(), corpus, device)
         slow_samples, fast_samples = results["vanilla"]["samples"]
         text = (
             f"`python experiments/speed.py` on {hardware(device)}, torch {torch.__version__}; medians of "
             f"{slow_samples} naive and {fast_samples} fast steps in turn, batch {BATCH}, dropout 0.1, seed 0, "
-            f"own data:\n\n{table(results)}\n\nA fast step of rope, by operator:\n\n"
-            f"{profile(corpus, precision, device)}"
+            f"own data:\n\n{table(results)}\n\n{more(results)}\n\nA naive step of rope, by operator:\n\n"
+            f"{profile(slow_step)}\n\nA fast step of rope:\n\n{profile(fast_step)}"
         )
-        put_between(path, "speed", text)
+        put_between(ROOT / "experiments" / "README.md", "speed", text)
     print(json.dumps(results))
     return 0
 

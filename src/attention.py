@@ -170,7 +170,7 @@ class CausalSelfAttention(nn.Module):
         for g in rows.groups:
             block = cells[g.start : g.stop].view(g.size, g.width, self.n_head, -1).transpose(1, 2)
             q, k, v = block.chunk(3, dim=-1)  # each (b, nh, T, hs)
-            visible = self.mask[0, 0, : g.width, : g.width] != 0  # (T, T)
+            visible = None
             if cache is not None:
                 last = slice(g.first, g.first + g.size)
                 query_reach = reach[g.start : g.stop].view(g.size, 1, g.width, 1)
@@ -181,7 +181,7 @@ class CausalSelfAttention(nn.Module):
             out.append(y.transpose(1, 2).reshape(g.stop - g.start, -1))  # (b T, C)
         return self.resid_drop(self.proj(to_stream(torch.cat(out), rows)))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
         """softmax(q k^T / sqrt(hs)) v over the visible keys.
 
         On a GPU it is PyTorch's fused kernel; on a CPU that kernel has no dropout and a slow
@@ -189,14 +189,17 @@ class CausalSelfAttention(nn.Module):
 
         Args:
             q: (B, nh, T, hs); k, v: (B, nh, S, hs).
-            visible: (T, S) or (B, 1, T, S), False where a query may not look.
+            visible: (B, 1, T, S), False where a query may not look; None: it sees itself and what
+                stands before it.
 
         Returns:
             (B, nh, T, hs)
         """
         if q.device.type == "cuda":
             p = self.attn_drop.p if self.training else 0.0
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=p)
+            return F.scaled_dot_product_attention(q, k, v, visible, dropout_p=p, is_causal=visible is None)
+        if visible is None:
+            visible = self.mask[0, 0, : q.size(-2), : q.size(-2)] != 0  # (T, T)
         hidden = torch.zeros_like(visible, dtype=q.dtype).masked_fill_(~visible, float("-inf"))
         hidden = hidden.expand(q.size(0), q.size(1), -1, -1).flatten(0, 1)  # (B nh, T, S)
         q, k, v = (t.flatten(0, 1) for t in (q, k, v))  # (B nh, T or S, hs)

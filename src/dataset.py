@@ -78,13 +78,21 @@ class NameDataset:
 
     def batch(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """x and y of several pairs, each (B, block_size - 1). Nothing is random: no generator is used."""
+        indices = indices.to(self._tokens.device)
         s = self._tokens[indices]  # (B, block_size)
         x, y = s[:, :-1], s[:, 1:]
-        asked = torch.arange(y.size(1)) < self._question[indices][:, None] - 1
+        asked = torch.arange(y.size(1), device=y.device) < self._question[indices][:, None] - 1
         return x, y.masked_fill(asked, self.stoi[PAD_CHAR])
+
+    def to(self, device: torch.device | str) -> None:
+        """Make batches on this device from now on."""
+        self._tokens, self._question = self._tokens.to(device), self._question.to(device)
 
 
 # ---------------------------------------------------------------- [part e] span corruption
+
+TITLE = re.compile(r".*?\w\w\. ")  # "Samuel L. Jackson. "
+PREPOSITIONS = re.compile(r"\b(?:in|at|near|from|of)(?: the)? $")
 
 
 @dataclass(frozen=True)
@@ -99,11 +107,18 @@ class Corruption:
             place; it cannot be copied, only known. The length is drawn as always. (Salient spans: Guu
             et al. 2020, Roberts et al. 2020.) A document without such a word: anywhere.
         one_word: share of the new_word spans that end with the word instead.
+        after_preposition: how many times as often a new word is chosen if it stands after one of
+            PREPOSITIONS, as places do.
+        excerpt: share of the documents of which only the title and a stretch of the text are kept, from
+            anywhere left to anywhere right of one new word, which is the span: the fact with less and
+            less around it, and facts behind the longest cut too. Leaves the handout's rule.
     """
 
     keep_whole: float = 0.0
     new_word: float = 0.0
     one_word: float = 0.0
+    after_preposition: float = 1.0
+    excerpt: float = 0.0
 
 
 class CharCorruptionDataset:
@@ -155,26 +170,35 @@ class CharCorruptionDataset:
         if not self.data:
             raise UserError(f"{source}: no documents in it; one document a line is expected")
         self.longest = int(block_size * 7 / 8)
-        width = min(self.longest, max(map(len, self.data)))
-        documents = [encode(document[:width], self.stoi) for document in self.data]
-        self._length = torch.tensor([len(d) for d in documents])  # (D,)
-        self._tokens = torch.zeros(len(documents), width, dtype=torch.long)  # (D, width)
-        for row, document in zip(self._tokens, documents, strict=True):
-            row[: len(document)] = torch.tensor(document)
-        self._word_length = self._new_words()
+        self._length = torch.tensor([len(document) for document in self.data])  # (D,)
+        width = int(self._length.max())
+        self._tokens = torch.zeros(len(self.data), width, dtype=torch.long)  # (D, width)
+        for row, document in zip(self._tokens, self.data, strict=True):
+            row[: len(document)] = torch.tensor(encode(document, self.stoi))
+        self._title, self._word_length, self._word_weight = self._new_words()
 
-    def _new_words(self) -> Tensor:
-        """(D, width) length of the new word (see Corruption) that starts here, 0 where none does."""
+    def _new_words(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Where titles end and new words (see Corruption) start.
+
+        Returns:
+            title: (D,) length of the title with its ". ", 0 where there is none.
+            length: (D, width) length of the new word that starts here, 0 where none does.
+            weight: (D, width) how often it is chosen, 0 where none starts.
+        """
+        title = torch.zeros_like(self._length)
         length = torch.zeros_like(self._tokens)
-        for row, document in zip(length, self.data, strict=True):
+        weight = torch.zeros(self._tokens.shape)
+        for i, document in enumerate(self.data):
+            found = TITLE.match(document)
+            title[i] = found.end() if found else 0
             words = list(re.finditer(r"\w+", document))
             count = Counter(word.group() for word in words)
-            title = document.find(". ")
             for word in words:
-                new = word.group()[0].isupper() and count[word.group()] == 1
-                if new and word.start() > title and word.end() <= len(row):
-                    row[word.start()] = len(word.group())
-        return length
+                if word.group()[0].isupper() and count[word.group()] == 1 and word.start() >= title[i]:
+                    length[i, word.start()] = len(word.group())
+                    placed = PREPOSITIONS.search(document[: word.start()])
+                    weight[i, word.start()] = self.corruption.after_preposition if placed else 1.0
+        return title, length, weight
 
     def __len__(self) -> int:
         return len(self.data)
@@ -194,20 +218,35 @@ class CharCorruptionDataset:
         Returns:
             x, y: (B, block_size)
         """
-        n, start, span = self._choose_spans(indices, generator)
-        n, start, span = n[:, None], start[:, None], span[:, None]  # (B, 1)
-        j = torch.arange(self.block_size + 1)  # (block_size + 1,)
+        indices = indices.to(self._tokens.device)
+        n, start, span, skip = (t[:, None] for t in self._choose_spans(indices, generator))  # (B, 1)
+        j = torch.arange(self.block_size + 1, device=n.device)  # (block_size + 1,)
         # prefix: 0 .. start, MASK at start, suffix up to n - span, MASK, span up to n + 1, MASK at n + 2
         source = torch.where(j < start, j, torch.where(j <= n - span, j - 1 + span, start + j - (n - span) - 2))
+        source = source + skip * (source >= self._title[indices][:, None])
         s = self._tokens[indices].gather(1, source.clamp(0, self._tokens.size(1) - 1))
         is_mask = (j == start) | (j == n - span + 1) | (j == n + 2)
         s = s.masked_fill(is_mask, self.stoi[MASK_CHAR]).masked_fill(j > n + 2, self.stoi[PAD_CHAR])
         return s[:, :-1], s[:, 1:]
 
-    def _choose_spans(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw, for each document, the length n it is cut to, and where its span starts and how long it is."""
+    def to(self, device: torch.device | str) -> None:
+        """Make batches on this device from now on, from the same random numbers."""
+        for name in ("_length", "_tokens", "_title", "_word_length", "_word_weight"):
+            setattr(self, name, getattr(self, name).to(device))
+
+    def _choose_spans(
+        self, indices: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Draw for each document what is kept of it and which span of that is cut out.
+
+        Returns:
+            n: (B,) characters kept.
+            start, span: (B,) where the span starts in what is kept, and its length.
+            skip: (B,) characters left out behind the title.
+        """
         rule = self.corruption
-        cut, whole, coin, long, place, salient, pick, single = torch.rand(8, len(indices), generator=generator)
+        draws = torch.rand(11, len(indices), generator=generator).to(indices.device)  # the same on every device
+        cut, whole, coin, long, place, salient, pick, single, apart, left, right = draws
 
         def uniform(u: Tensor, low: Tensor | int, high: Tensor | int) -> Tensor:
             """An integer in low .. high, from u in [0, 1)."""
@@ -219,18 +258,28 @@ class CharCorruptionDataset:
         h = ((n + (coin < 0.5)) // 2 - 1).clamp(min=1)
         span = uniform(long, 1, h)
         start = uniform(place, 0, n - span)
+        skip = torch.zeros_like(n)
         if rule.new_word > 0:
-            lengths = self._word_length[indices]  # (B, width)
-            words = (lengths > 0) & (torch.arange(lengths.size(1)) + lengths <= n[:, None])
-            count = words.sum(1)
-            nth = uniform(pick, 1, count.clamp(min=1))  # which of the new words
-            word = (words.cumsum(1) < nth[:, None]).sum(1).clamp(max=self._tokens.size(1) - 1)
-            chosen = (salient < rule.new_word) & (count > 0)
+            title, lengths = self._title[indices], self._word_length[indices]  # (B,), (B, width)
+            is_excerpt = apart < rule.excerpt
+            fits_cut = torch.arange(lengths.size(1), device=n.device) + lengths <= n[:, None]
+            fits_excerpt = title[:, None] + lengths <= self.longest
+            fits = torch.where(is_excerpt[:, None], fits_excerpt, fits_cut)
+            sums = (self._word_weight[indices] * fits).cumsum(1)  # (B, width)
+            total = sums[:, -1:]
+            chosen = (salient < rule.new_word) & (total[:, 0] > 0)
+            word = (sums <= pick[:, None] * total).sum(1).clamp(max=lengths.size(1) - 1)
             length = lengths.gather(1, word[:, None])[:, 0]
-            wanted = torch.where(single < rule.one_word, length, span)
+            is_excerpt &= chosen
+            wanted = torch.where(is_excerpt | (single < rule.one_word), length, span)
             start = torch.where(chosen, word, start)
-            span = torch.where(chosen, torch.minimum(wanted, n - word), span)
-        return n, start, span
+            span = torch.where(chosen, torch.minimum(wanted, torch.where(is_excerpt, wanted, n - word)), span)
+            room = self.longest - title
+            first = uniform(left, torch.maximum(title, word + length - room), word)
+            last = uniform(right, word + length, torch.minimum(self._length[indices], first + room))
+            n = torch.where(is_excerpt, title + last - first, n)
+            skip = torch.where(is_excerpt, first - title, skip)
+        return n, start - skip, span, skip
 
 
 # ---------------------------------------------------------------- looking at examples

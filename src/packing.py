@@ -61,27 +61,38 @@ class Rows:
         """Number of cells in all groups, padding included."""
         return self.groups[-1].stop
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Everything but the groups."""
+        return self.row, self.position, self.cell, self.last
+
     def to(self, device: torch.device | str) -> Rows:
         """The same layout with its tensors on another device."""
-        moved = (t.to(device, non_blocking=True) for t in (self.row, self.position, self.cell))
-        row, position, cell = moved
-        return Rows(row, position, cell, self.groups, self.last.to(device, non_blocking=True))
+        row, position, cell, last = (t.to(device, non_blocking=True) for t in self.tensors)
+        return Rows(row, position, cell, self.groups, last)
 
     @staticmethod
-    def of(lengths: Tensor, past: Tensor | None = None, rows_per_group: int = ROWS_PER_GROUP) -> Rows:
+    def of(
+        lengths: Tensor, past: Tensor | None = None, rows_per_group: int = ROWS_PER_GROUP, width: int | None = None
+    ) -> Rows:
         """The layout of rows with these lengths, which must not increase.
 
         Args:
-            lengths: (B,) number of positions in each row, at least 1, longest first.
+            lengths: (B,) number of positions in each row, longest first.
             past: (B,) number of positions of each row that a cache holds already.
             rows_per_group: rows that share one padded block.
+            width: of every block; by default each block's longest row decides.
         """
         device = lengths.device
         count = torch.arange(len(lengths), device=device)
         ends = lengths.cumsum(0)
         row = count.repeat_interleave(lengths)  # (N,)
         position = torch.arange(len(row), device=device) - (ends - lengths)[row]  # (N,)
-        widths = [min(-(-w // WIDTH_STEP) * WIDTH_STEP, int(lengths[0])) for w in lengths[::rows_per_group].tolist()]
+        if width is None:
+            longest = lengths[::rows_per_group].tolist()
+            widths = [min(-(-w // WIDTH_STEP) * WIDTH_STEP, longest[0]) for w in longest]
+        else:
+            widths = [width] * len(range(0, len(lengths), rows_per_group))
         groups, offset = [], 0
         for first, width in zip(range(0, len(lengths), rows_per_group), widths, strict=True):
             size = min(rows_per_group, len(lengths) - first)
@@ -98,7 +109,7 @@ class Rows:
 
 
 def pack(
-    idx: Tensor, lengths: Tensor, targets: Tensor | None = None, multiple: int = 1
+    idx: Tensor, lengths: Tensor, targets: Tensor | None = None, multiple: int = 1, one_group: bool = False
 ) -> tuple[Tensor, Tensor | None, Rows, Tensor]:
     """Take the padding out of a padded batch.
 
@@ -106,8 +117,10 @@ def pack(
         idx: (B, T) token ids; row b is real up to lengths[b].
         lengths: (B,) between 1 and T.
         targets: (B, T) or None.
-        multiple: N is filled up to a multiple of this (of T at most) with one row of PAD, without
-            targets. Training asks for it so that few shapes occur (see WIDTH_STEP).
+        multiple: N is filled up to a multiple of this with rows of PAD, without targets. Training
+            asks for it so that few shapes occur (see WIDTH_STEP).
+        one_group: attention lays out all rows as one block of width T, and there are always as many
+            rows of PAD as the worst case needs: every shape depends on B, T and N alone.
 
     Returns:
         tokens: (N,) the real tokens, longest row first.
@@ -115,14 +128,18 @@ def pack(
         rows: the layout.
         order: (B,) the rows of `idx` in the packed order.
     """
-    if filler := -int(lengths.sum()) % min(multiple, idx.size(1)):
-        lengths = torch.cat((lengths, lengths.new_tensor([filler])))
-        idx = torch.cat((idx, torch.zeros_like(idx[:1])))
-        targets = None if targets is None else torch.cat((targets, torch.zeros_like(targets[:1])))
+    width = idx.size(1)
+    filler = -int(lengths.sum()) % multiple
+    if extra := -(-((multiple - 1) if one_group else filler) // width):  # rows of PAD
+        taken = torch.arange(extra, device=idx.device) * width
+        lengths = torch.cat((lengths, (filler - taken).clamp(0, width)))
+        idx = torch.cat((idx, idx.new_zeros(extra, width)))
+        targets = None if targets is None else torch.cat((targets, targets.new_zeros(extra, width)))
     lengths, order = lengths.sort(descending=True, stable=True)
-    real = torch.arange(idx.size(1), device=idx.device) < lengths[:, None]  # (B, T)
+    real = torch.arange(width, device=idx.device) < lengths[:, None]  # (B, T)
     packed_targets = None if targets is None else targets[order][real]
-    return idx[order][real], packed_targets, Rows.of(lengths), order
+    rows = Rows.of(lengths, rows_per_group=len(lengths), width=width) if one_group else Rows.of(lengths)
+    return idx[order][real], packed_targets, rows, order
 
 
 def supervised_lengths(targets: Tensor) -> Tensor:

@@ -15,11 +15,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from packing import pack, supervised_lengths
+from cuda_graphs import GraphedStep
+from packing import Rows, pack, supervised_lengths
 from utils import UserError
 
-# Length of a packed batch is filled up to a multiple of this (1 % on average): see packing.WIDTH_STEP.
+# Length of a packed batch is filled up to a multiple of this: on a CPU for few shapes (1 % on average, see
+# packing.WIDTH_STEP), on a CUDA GPU, where positions are cheap, for few CUDA graphs.
 STREAM_MULTIPLE = 64
+GRAPH_MULTIPLE = 1024
 
 
 @dataclass
@@ -156,6 +159,12 @@ class Trainer:
         self.order = torch.empty(0, dtype=torch.long)  # of the examples in this epoch
         self.test_loss: float | None = None
         self.stop_requested = False
+        self.forward_backward = self._forward_backward
+        if self.device.type == "cuda":
+            for dataset in filter(None, (train_dataset, test_dataset)):
+                dataset.to(self.device)
+            self._batches = torch.cuda.Stream(self.device)
+            self.forward_backward = GraphedStep(self._forward_backward, list(model.parameters()))
         self._pending: list[tuple] = []
         self._clock = time.perf_counter()
 
@@ -193,27 +202,55 @@ class Trainer:
     def _train_step(self) -> tuple:
         """One batch: forward, backward, clip, update. Returns what a Record needs, still on the device."""
         first = self.step % self.steps_per_epoch * self.config.batch_size
-        x, y = self.train_dataset.batch(self.order[first : first + self.config.batch_size], self.generator)
-        loss, tokens = self._loss(x, y)
-        loss.backward()
+        indices = self.order[first : first + self.config.batch_size]
+        batch, count, positions = self._packed_batch(self.train_dataset, indices, self.generator)
+        loss = self.forward_backward(*batch)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_norm_clip)
-        self.positions += y.numel()
+        self.positions += positions
         rate = schedule(self.positions, self.config)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * rate
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        return self.step + 1, loss.detach(), self.config.learning_rate * rate, norm, tokens
+        return self.step + 1, loss, self.config.learning_rate * rate, norm, count
 
-    def _loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, int]:
-        """Mean loss of a padded batch (B, T), and its number of real tokens; packed on the CPU."""
-        lengths = supervised_lengths(y)
-        tokens, targets, rows, _ = pack(x, lengths, y, multiple=STREAM_MULTIPLE)
-        tokens, targets = (t.to(self.device, non_blocking=True) for t in (tokens, targets))
+    def _packed_batch(
+        self, dataset, indices: Tensor, generator: torch.Generator
+    ) -> tuple[tuple[Tensor, Tensor, Rows], int, int]:
+        """Some examples as ((tokens, targets, rows) on the device, number of real tokens, of padded positions).
+
+        For a CUDA GPU the batch is made there, on a stream of its own: Python waits for its length, but
+        never for the steps that are still being computed.
+        """
+        if self.device.type != "cuda":
+            x, y = dataset.batch(indices, generator)
+            lengths = supervised_lengths(y)
+            tokens, targets, rows, _ = pack(x, lengths, y, multiple=STREAM_MULTIPLE)
+            batch = tokens.to(self.device), targets.to(self.device), rows.to(self.device)
+            return batch, int(lengths.sum()), y.numel()
+        training = torch.cuda.current_stream()
+        with torch.cuda.stream(self._batches):
+            x, y = (t.to(self.device, non_blocking=True) for t in dataset.batch(indices, generator))
+            lengths = supervised_lengths(y)
+            tokens, targets, rows, _ = pack(x, lengths, y, multiple=GRAPH_MULTIPLE, one_group=True)
+            count = int(lengths.sum())
+        training.wait_stream(self._batches)
+        for tensor in (tokens, targets, *rows.tensors):
+            tensor.record_stream(training)  # its memory is not given away before the step has read it
+        return (tokens, targets, rows), count, y.numel()
+
+    def _forward_backward(self, tokens: Tensor, targets: Tensor, rows: Rows) -> Tensor:
+        """Mean loss of a packed batch; its gradients replace those of the step before."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        loss = self._loss(tokens, targets, rows)
+        loss.backward()
+        return loss.detach()
+
+    def _loss(self, tokens: Tensor, targets: Tensor, rows: Rows) -> Tensor:
+        """Mean loss of a packed batch."""
         with self._autocast():
-            _, loss = self.model(tokens, targets, rows=rows.to(self.device))
-        return loss, int(lengths.sum())
+            return self.model(tokens, targets, rows=rows)[1]
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         if self.config.precision == "bfloat16":
@@ -226,7 +263,7 @@ class Trainer:
         self.model.eval()
         generator = torch.Generator().manual_seed(0)
         parts = torch.arange(len(dataset)).split(self.config.batch_size)
-        total = sum(float(self._loss(*dataset.batch(part, generator))[0]) * len(part) for part in parts)
+        total = sum(float(self._loss(*self._packed_batch(dataset, part, generator)[0])) * len(part) for part in parts)
         self.model.train()
         return total / len(dataset)
 

@@ -327,6 +327,56 @@ def test_document_without_a_new_word_is_corrupted_anywhere():
     assert {start for start, _ in seen} >= set(range(20))
 
 
+def test_words_after_a_preposition_come_more_often():
+    """after_preposition = 4: "Łódź" stands after "in", McKay and X2 do not; it is asked for 4 times of 6."""
+    seen = spans_of(Corruption(keep_whole=1.0, new_word=1.0, one_word=1.0, after_preposition=4.0), count=6000)
+    share = {word: n / 6000 for (_, word), n in seen.items()}
+    assert share == pytest.approx({"Łódź": 4 / 6, "McKay": 1 / 6, "X2": 1 / 6}, abs=0.03)
+
+
+def test_excerpts_keep_the_title_and_a_stretch_around_the_word():
+    """excerpt = 1: title, a stretch from anywhere left to anywhere right of a new word, and the word as the span.
+
+    Every left and every right end occurs, as far as they fit: the block is too short for the whole document.
+    """
+    title, body = PERSON[:11], PERSON[11:]
+    data = CharCorruptionDataset(PERSON, 64, Corruption(new_word=1.0, one_word=1.0, excerpt=1.0))
+    seen = Counter()
+    for part in torch.zeros(8000, dtype=torch.long).split(4000):
+        for row in data.batch(part, torch.Generator().manual_seed(len(seen)))[0]:
+            before, after, word, _ = text_of(data, row).split(M)
+            assert before.startswith(title) and word in ("Łódź", "McKay", "X2")
+            kept = before[len(title) :] + word + after
+            assert kept in body and len(title) + len(kept) <= 56
+            seen[word, before, after] += 1
+    for word in ("Łódź", "McKay", "X2"):
+        at = body.index(word)
+        left = {body[:at].removesuffix(before[len(title) :]) for w, before, _ in seen if w == word}
+        room = 56 - len(title) - len(word)
+        assert len(left) == min(at, room) + 1
+        assert {len(after) for w, _, after in seen if w == word} == set(
+            range(min(len(body) - at - len(word), room) + 1)
+        )
+
+
+def test_documents_without_new_words_make_no_excerpts():
+    """excerpt = 1 leaves a document without new words to the handout's rule."""
+    data = CharCorruptionDataset("nothing here is written large", 64, Corruption(new_word=1.0, excerpt=1.0))
+    for row in data.batch(torch.zeros(500, dtype=torch.long))[0]:
+        before, after, span, _ = text_of(data, row).split(M)
+        assert "nothing here is written large".startswith(before + span + after)
+
+
+def test_titles_with_initials():
+    """The title ends at the first ". " behind a word of two letters: initials do not end it."""
+    for document, title in (
+        ("J. R. Roe. J. R. Roe sang.", "J. R. Roe. "),
+        ("Ann Li. Born in Rome.", "Ann Li. "),
+        ("x", ""),
+    ):
+        assert int(CharCorruptionDataset(document, 64)._title[0]) == len(title)
+
+
 def test_keep_whole():
     """keep_whole = 1 cuts at the longest length alone."""
     assert {n for n, _, _ in draws(CharCorruptionDataset(LONG, 32, Corruption(keep_whole=1.0)), 500)} == {28}

@@ -180,11 +180,11 @@ def test_packing_and_back(lengths, slack, multiple, rows_per_group):
     targets = idx + 1000
     tokens, packed_targets, rows, order = pack(idx, torch.tensor(lengths), targets, multiple)
     filler = len(tokens) - sum(lengths)
-    assert len(tokens) % min(multiple, width) == 0
-    assert 0 <= filler < min(multiple, width) or filler == 0
+    assert len(tokens) % multiple == 0 and 0 <= filler < multiple
     assert (tokens == 0).sum() == filler
     assert torch.equal(packed_targets, torch.where(tokens == 0, 0, tokens + 1000))
-    real = lengths + [filler] * (filler > 0)
+    fillers = [min(width, filler - start) for start in range(0, filler, width)]
+    real = lengths + fillers
     assert sorted(order.tolist()) == list(range(len(real)))
     start = 0
     for packed_row, original in enumerate(order.tolist()):
@@ -232,14 +232,31 @@ def test_gradients_of_the_layout():
     assert torch.autograd.gradcheck(lambda c: to_stream(c, rows), (cells,))
 
 
+@settings(deadline=None, max_examples=50)
+@given(st.data(), st.sampled_from([1, 7, 64]))
+def test_shapes_in_one_group_depend_on_the_stream_alone(data, multiple):
+    """one_group: batches of B rows of width T and equally long streams have the same shapes, as CUDA graphs need."""
+    b, width = 5, 19
+    layouts = {}
+    for _ in range(4):
+        lengths = data.draw(st.lists(st.integers(1, width), min_size=b, max_size=b))
+        idx = torch.ones(b, width, dtype=torch.long)
+        tokens, _, rows, _ = pack(idx, torch.tensor(lengths), None, multiple, one_group=True)
+        assert tokens.sum() == sum(lengths)
+        shapes = [t.shape for t in rows.tensors], rows.groups
+        assert layouts.setdefault(len(tokens), shapes) == shapes
+        assert rows.groups[0].width == width and len(rows.groups) == 1
+
+
+@pytest.mark.parametrize("one_group", [False, True])
 @pytest.mark.parametrize("multiple", [7, 20, 64])
-def test_filling_up_changes_neither_loss_nor_gradients(tiny, multiple):
-    """A stream filled up to a multiple has the loss and the gradients of the bare one."""
+def test_filling_up_changes_neither_loss_nor_gradients(tiny, multiple, one_group):
+    """A stream filled up to a multiple has the loss and the gradients of the bare one, in either layout."""
     x, y = padded_batch(9)
     results = []
-    for fill in (1, multiple):
+    for fill, one in ((1, False), (multiple, one_group)):
         model = tiny_model(rope=tiny.rope)
-        tokens, targets, rows, _ = pack(x, supervised_lengths(y), y, fill)
+        tokens, targets, rows, _ = pack(x, supervised_lengths(y), y, fill, one)
         _, loss = model(tokens, targets, rows)
         loss.backward()
         results.append((len(tokens), loss, [p.grad for p in model.parameters()]))
