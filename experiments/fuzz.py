@@ -3,8 +3,9 @@
     python experiments/fuzz.py [--files 10000]
 
 Mutates good files (bytes flipped, lines doubled, dropped, cut, tabs and masks and other encodings put
-in), reads each as a corpus, as pairs and as questions, and every tenth through `run.py evaluate` too.
-Prints one line of JSON; exit code 1 if anything else was raised.
+in) and reads each as a corpus, as pairs or as questions; every tenth goes through `run.py evaluate`,
+and of a hundred one through `run.py pretrain` or `finetune`. Prints one line of JSON; exit code 1 if
+anything else was raised, or if fewer than 30 % of the files got past the parsers.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ def main() -> int:
     pairs = "".join(
         f"{line}\n" for line in (ROOT / "birth_places_train.tsv").read_text(encoding="utf-8").split("\n")[:40]
     )
+    wiki += "\n" + "".join(sorted(set(pairs) - set("\t\n")))  # the corpus has every character of the pairs
     asked = "".join(line.partition("\t")[0] + "\n" for line in pairs.split("\n")[:10])
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
         folder = Path(name)
@@ -89,7 +91,8 @@ def main() -> int:
         base = ["rope", str(folder / "wiki.txt")]
         params = str(folder / "p.params")
         logs = ["--expt_dir", str(folder / "expt"), "--device", "cpu"]
-        run.main(["pretrain", *base, "--writing_params_path", params, "--recipe", "smoke", "--max_epochs", "1", *logs])
+        once = ["--recipe", "smoke", "--max_epochs", "1", *logs]
+        run.main(["pretrain", *base, "--writing_params_path", params, *once])
 
         def as_corpus(path: Path) -> None:
             CharCorruptionDataset(read_text(path), 128, source=str(path))[0]
@@ -100,14 +103,31 @@ def main() -> int:
         def as_questions(path: Path) -> None:
             evaluate_places(path, ["London"] * len(read_pairs(read_text(path), path)))
 
-        def through_main(path: Path) -> None:
+        def through_evaluate(path: Path) -> None:
             out = ["--outputs_path", str(folder / "out"), "--eval_corpus_path", str(path)]
             run.main(["evaluate", *base, "--reading_params_path", params, *out, *logs])
 
+        def through_pretrain(path: Path) -> None:
+            run.main(["pretrain", "vanilla", str(path), "--writing_params_path", str(folder / "out"), *once])
+
+        def through_finetune(path: Path) -> None:
+            out = ["--writing_params_path", str(folder / "out"), "--finetune_corpus_path", str(path)]
+            run.main(["finetune", *base, *out, *once])
+
         readers = {"corpus": (as_corpus, wiki), "pairs": (as_pairs, pairs), "questions": (as_questions, pairs)}
+        mains = {
+            "run.py evaluate": (through_evaluate, asked),
+            "run.py pretrain": (through_pretrain, wiki),
+            "run.py finetune": (through_finetune, pairs),
+        }
         for i in range(args.files):
-            role = "main" if i % 10 == 0 else rng.choice(list(readers))
-            reader, good = (through_main, asked) if role == "main" else readers[role]
+            if i % 10 == 0:
+                role = "run.py evaluate"
+            elif i % 100 == 5:
+                role = rng.choice(["run.py pretrain", "run.py finetune"])
+            else:
+                role = rng.choice(list(readers))
+            reader, good = (readers | mains)[role]
             path = folder / "mutated"
             path.write_bytes(mutate(good.encode("utf-8"), rng))
             try:
@@ -128,7 +148,7 @@ def main() -> int:
     )
     for line in broken[:20]:
         print(line, file=sys.stderr)
-    return 1 if broken else 0
+    return 1 if broken or accepted < 0.3 * args.files else 0
 
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@
 
     python experiments/kills.py [--kills 20]
 
-Pretrains on a few people of the corpus, once undisturbed and once killed (SIGKILL) again and again while
-it writes a checkpoint after every step; ends with exit code 1 unless the parameters are bit for bit the same.
+Pretrains on a few people of the corpus, once undisturbed and once killed (SIGKILL) again and again
+while it trains and writes a checkpoint after every step; every second kill waits for the next write to
+begin and falls into it, or shortly after. Prints one line of JSON; exit code 1 unless
+there were as many kills as asked for, some in the middle of a write, and the parameters are bit for bit
+the same.
 """
 
 from __future__ import annotations
@@ -20,21 +23,30 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+HALF_WRITTEN = ".*.tmp"
 
 
-def command(folder: Path, name: str, epochs: int) -> list[str]:
-    """A small pretraining with dropout that checkpoints after every step."""
+def start(folder: Path, name: str, epochs: int) -> tuple[subprocess.Popen, int]:
+    """Start or resume a small pretraining with dropout; return it as its first step begins, and the step."""
+    words = [sys.executable, str(ROOT / "src/run.py"), "pretrain", "rope", str(folder / "wiki.txt")]
+    words += ["--writing_params_path", str(folder / name), "--expt_dir", str(folder / "expt")]
     flags = f"--recipe smoke --max_epochs {epochs} --dropout 0.1 --checkpoint_minutes 0.00001 --resume --device cpu"
-    paths = ["--writing_params_path", str(folder / name), "--expt_dir", str(folder / "expt")]
-    return [
-        sys.executable,
-        str(ROOT / "src/run.py"),
-        "pretrain",
-        "rope",
-        str(folder / "wiki.txt"),
-        *paths,
-        *flags.split(),
-    ]
+    words += flags.split()
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    step = 0
+    for line in process.stdout:
+        if line.startswith("resuming at step "):
+            step = int(line.split()[3])
+        if line.startswith("device "):
+            break
+    return process, step
+
+
+def finish(process: subprocess.Popen) -> None:
+    """Let a training run to its end."""
+    process.communicate()
+    if process.returncode:
+        raise SystemExit(f"the training ended with exit code {process.returncode}")
 
 
 def main() -> int:
@@ -49,32 +61,33 @@ def main() -> int:
         folder = Path(name)
         documents = (ROOT / "wiki.txt").read_text(encoding="utf-8").split("\n")[:48]
         (folder / "wiki.txt").write_text("\n".join(documents), encoding="utf-8")
-        start = time.monotonic()
-        subprocess.run(command(folder, "whole.params", args.epochs), check=True, capture_output=True)
-        whole = time.monotonic() - start
-        kills = in_write = finished_early = 0
-        while kills < args.kills:
-            process = subprocess.Popen(command(folder, "killed.params", args.epochs), stdout=-3, stderr=-3)
-            try:
-                # start-up is several seconds; a run that is killed before its first step is a kill too
-                process.wait(rng.uniform(2.0, 2.0 + 2 * whole / args.kills))
-                finished_early += 1
-                break
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                kills += 1
-                scraps = list(folder.glob(".*.tmp"))
-                in_write += bool(scraps)
-                for scrap in scraps:
-                    scrap.unlink()
-        subprocess.run(command(folder, "killed.params", args.epochs), check=True, capture_output=True)
+        process, _ = start(folder, "whole.params", args.epochs)
+        begin = time.monotonic()
+        finish(process)
+        seconds = time.monotonic() - begin
+        kills, in_write, steps = 0, 0, []
+        for number in range(args.kills):
+            process, step = start(folder, "killed.params", args.epochs)
+            steps.append(step)
+            time.sleep(rng.uniform(0, 1.5 * seconds / args.kills))
+            while number % 2 and process.poll() is None and not any(folder.glob(HALF_WRITTEN)):
+                time.sleep(0.0005)
+            time.sleep(rng.uniform(0, 0.02))
+            if process.poll() is not None:
+                break  # it has finished: more epochs are needed
+            process.kill()
+            process.communicate()
+            kills += 1
+            in_write += any(folder.glob(HALF_WRITTEN))  # the next start sweeps it away
+        process, step = start(folder, "killed.params", args.epochs)
+        steps.append(step)
+        finish(process)
         a, b = (torch.load(folder / f"{n}.params", weights_only=True) for n in ("whole", "killed"))
         same = a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-        left = (folder / "killed.params.checkpoint").exists()
-    result = {"kills": kills, "in_the_middle_of_a_write": in_write, "finished_early": finished_early}
-    print(json.dumps(result | {"bit_for_bit_the_same": same, "checkpoint_left": left}))
-    return 0 if same and not left else 1
+        left = [p.name for p in folder.iterdir() if p.name.endswith((".checkpoint", ".tmp"))]
+    result = {"kills": kills, "in_the_middle_of_a_write": in_write, "resumed_at_steps": steps}
+    print(json.dumps(result | {"bit_for_bit_the_same": same, "left_behind": left}))
+    return 0 if same and not left and kills == args.kills and in_write else 1
 
 
 if __name__ == "__main__":

@@ -1,44 +1,29 @@
-"""Results as files: rows in JSON, tables in Markdown, the picture of the README. Called by reproduce.py."""
+"""Results as files: the tables and pictures that are made from the rows in results/*.json.
+
+    python scripts/report.py
+
+writes them all anew, those in the README too. reproduce.py calls it at its end, `make llm` likewise.
+"""
 
 from __future__ import annotations
 
-import json
+import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
 
-from utils import UserError, atomic_write, wilson_interval, write_text
+from modern_llm import LISTED, TEMPLATES  # noqa: E402
+from utils import UserError, atomic_write, cli, read_rows, wilson_interval, write_text  # noqa: E402
 
 # The handout's bars, parts (f) and (g).
 BARS = {"vanilla": 0.15, "rope": 0.30}
-
-
-def read_rows(path: Path) -> list[dict]:
-    """The rows of a results file, none if it does not exist.
-
-    Raises:
-        UserError: it is no list of rows.
-    """
-    if not path.exists():
-        return []
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
-    except (ValueError, AssertionError):
-        raise UserError(f"{path}: is not a list of result rows; restore it from git, or delete it") from None
-    return rows
-
-
-def add_rows(path: Path, rows: list[dict], key: tuple[str, ...]) -> None:
-    """Add rows to a results file; a row with the same key is replaced, all others stay as they are."""
-
-    def identity(row: dict) -> tuple:
-        return tuple(row.get(name) for name in key)
-
-    new = {identity(row) for row in rows}
-    kept = [row for row in read_rows(path) if identity(row) not in new]
-    write_text(path, "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in kept + rows) + "\n]\n")
+# What identifies a row about a model that was trained here.
+TRAINED = ("data", "variant", "recipe", "seed", "hardware")
+# Of a wording in a picture: distance from the line, marker, colour.
+POINTS = {"original": (-0.15, "o", "#2a6f97"), "reworded": (0.15, "s", "#c1121f")}
+ASKED = {"bare": "question alone", "instructed": "with instructions"}
 
 
 def percent(share: float, n: int) -> str:
@@ -93,15 +78,147 @@ def put_between(path: Path, mark: str, text: str) -> None:
     write_text(path, f"{before}{start}\n{text}\n{end}{after}")
 
 
-def draw(folder: Path, data: str, recipe: str, seed: int) -> None:
-    """The picture of the README: the three models beside the baseline, with intervals and bars."""
+# ---------------------------------------------------------------- part 4
+
+
+def compared(folder: Path) -> list[dict]:
+    """Each model and way to ask, both wordings side by side: ours (4a), then the LLMs (4b, 4c).
+
+    Returns:
+        rows with model, data, asked, n, parameters; exact, normalised: shares right by template, without
+        what was not run; only_original, only_reworded, p_mcnemar, where both wordings were asked.
+    """
+    pairs = []
+    for row in read_rows(folder / "sensitivity.json"):
+        name = f"our RoPE model ({row['recipe']}, seed {row['seed']})"
+        exact = {"original": row["original"], "reworded": row["reworded"]}
+        pairs.append(dict(row, model=name, asked=ASKED["bare"], exact=exact, normalised={}))
+    found: dict[tuple, dict] = {}
+    for row in read_rows(folder / "modern_llm.json"):
+        new = dict(row, asked=ASKED[row["prompt"]], exact={}, normalised={})
+        pair = found.setdefault(tuple(row[name] for name in ("model", "data", "prompt", "n")), new)
+        pair["exact"][row["template"]] = row["exact"]
+        pair["normalised"][row["template"]] = row["normalised"]
+        pair |= {name: row[name] for name in ("only_original", "only_reworded", "p_mcnemar") if name in row}
+    return sorted([*pairs, *found.values()], key=lambda pair: pair["data"] != "own")
+
+
+def write_comparison(folder: Path) -> str:
+    """Write modern_llm.md, original against reworded question for every model, and return its table."""
+    pairs = compared(folder)
+    lines = [
+        "| model | parameters | data | asked | exact, original | exact, reworded | place read, original "
+        "| place read, reworded | right in one wording only | McNemar's p |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for pair in pairs:
+        cells = [pair["model"], f"{pair['parameters']:,}", pair["data"], pair["asked"]]
+        for match in (pair["exact"], pair["normalised"]):
+            cells += [percent(match[t], pair["n"]) if t in match else "-" for t in ("original", "reworded")]
+        if "p_mcnemar" in pair:
+            cells += [f"{pair['only_original']} : {pair['only_reworded']}", f"{pair['p_mcnemar']:.2g}"]
+        else:
+            cells += ["-", "-"]
+        lines.append("| " + " | ".join(cells) + " |")
+    have = {pair["model"].rpartition("/")[2] for pair in pairs}
+    for model in LISTED:
+        if model.rpartition("/")[2] not in have:
+            command = f"not run here: `make llm LLM={model}`"
+            lines.append(f"| {model} | - | own | {command} | - | - | - | - | - | - |")
+    text = "\n".join(lines)
+    note = (
+        "Written by `scripts/report.py` from `sensitivity.json` and `modern_llm.json`. Original: Where was NAME "
+        "born? Reworded: What is the birthplace of NAME? In brackets 95 % intervals (Wilson). Exact: of the answer "
+        "as it is; with instructions, of the place read from it. Place read: the place in the reply, without "
+        "regard to case, accents and country. The last two columns are McNemar's exact test of original against "
+        "reworded on the same questions, on the place read where there is one, else on the exact match.\n\n"
+    )
+    write_text(folder / "modern_llm.md", note + text + "\n")
+    return text
+
+
+def draw_sensitivity(folder: Path) -> None:
+    """The picture of part 4: accuracy for both wordings, a panel for each data set."""
+    plt, pairs = pyplot(), compared(folder)
+    if plt is None or not pairs:
+        return
+    panels = list(dict.fromkeys(pair["data"] for pair in pairs))
+    labels = list(dict.fromkeys(label(pair) for pair in pairs))
+    size = (3.4 + 3.2 * len(panels), 1.5 + 0.62 * len(labels))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    highest = 0.0
+    for panel, axis in zip(panels, axes[0], strict=True):
+        mine = [pair for pair in pairs if pair["data"] == panel]
+        highest = max(highest, *(draw_pair(axis, pair, labels.index(label(pair))) for pair in mine))
+        counts = " or ".join(str(n) for n in sorted({pair["n"] for pair in mine}))
+        axis.set_title(f"{panel} data, {counts} questions", fontsize=10)
+        axis.set_xlabel("right, % (95 % interval)")
+        axis.grid(axis="x", color="#e4e7ea")
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[0]:
+        axis.set_xlim(0, 1.25 * highest + 1)
+    axes[0][0].set_yticks(range(len(labels)), labels)
+    axes[0][0].set_ylim(len(labels) - 0.5, -0.5)
+    keys = [
+        plt.Line2D([], [], color=colour, marker=marker, markersize=5, label=TEMPLATES[template])
+        for template, (_, marker, colour) in POINTS.items()
+    ]
+    figure.legend(handles=keys, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    save(figure, folder / "sensitivity.png")
+
+
+def draw_pair(axis, pair: dict, y: int) -> float:
+    """A point with its interval for each wording, the place read where there is one; the highest end, in per cent."""
+    match = pair["normalised"] or pair["exact"]
+    highest = 0.0
+    for template, share in match.items():
+        offset, marker, colour = POINTS[template]
+        low, high = wilson_interval(share * pair["n"], pair["n"])
+        error = [[max(0.0, 100 * (share - low))], [max(0.0, 100 * (high - share))]]
+        style = {"fmt": marker, "color": colour, "capsize": 3, "markersize": 5}
+        axis.errorbar(100 * share, y + offset, xerr=error, clip_on=False, **style)
+        end = (100 * high, y + offset)
+        axis.annotate(f"{share:.1%}", end, (5, 0), textcoords="offset points", va="center", fontsize=8)
+        highest = max(highest, 100 * high)
+    return highest
+
+
+def label(pair: dict) -> str:
+    """A model and how it was asked, for an axis."""
+    if "recipe" in pair:
+        return pair["model"].replace(" (", "\n(")
+    return f"{pair['model'].rpartition('/')[2]}\n{pair['asked']}"
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def pyplot():
+    """matplotlib's plotting module; None if it is not installed."""
     try:
         import matplotlib
     except ImportError:
         print("no picture: matplotlib is not installed (pip install -r requirements-dev.txt)")
-        return
+        return None
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+
+    return plt
+
+
+def save(figure, path: Path) -> None:
+    """Write a picture, without the date and the version of matplotlib in it."""
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=160, metadata={"Software": None})
+    pyplot().close(figure)
+
+
+def draw(folder: Path, data: str, recipe: str, seed: int) -> None:
+    """The picture of the README: the three models beside the baseline, with intervals and bars."""
+    plt = pyplot()
+    if plt is None:
+        return
 
     def mine(rows: list[dict]) -> list[dict]:
         wanted = {"data": data, "recipe": recipe, "seed": seed}
@@ -110,6 +227,9 @@ def draw(folder: Path, data: str, recipe: str, seed: int) -> None:
     bars = [(row["what"].split(" (")[0], row) for row in mine(read_rows(folder / "controls.json"))]
     bars = [bar for bar in bars if "reworded" not in bar[0]]
     bars += [(f"{row['variant']}, pretrained", row) for row in mine(read_rows(folder / "accuracy.json"))]
+    if not bars:
+        print(f"no picture accuracy.png: no rows of {data} data, recipe {recipe}, seed {seed}")
+        return
     order = {"London for everyone": 0, "vanilla without pretraining": 1}
     bars.sort(key=lambda bar: order.get(bar[0], 2))
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
@@ -130,6 +250,44 @@ def draw(folder: Path, data: str, recipe: str, seed: int) -> None:
     axes.set_title(f"{data} data, recipe {recipe}, seed {seed}", fontsize=10)
     axes.legend(loc="upper right", frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
-    with atomic_write(folder / "accuracy.png") as file:
-        figure.savefig(file, dpi=160, metadata={"Software": None})
-    plt.close(figure)
+    save(figure, folder / "accuracy.png")
+
+
+# ---------------------------------------------------------------- all of them
+
+
+def write_all(folder: Path, data: str, recipe: str, seed: int) -> dict[str, str]:
+    """Write every table and picture of a folder of results.
+
+    Args:
+        folder: with the JSON files.
+        data, recipe, seed: what accuracy.png shows.
+
+    Returns:
+        the tables, by their mark in the README.
+    """
+    draw(folder, data, recipe, seed)
+    draw_sensitivity(folder)
+    return {"results": write_tables(folder), "modern_llm": write_comparison(folder)}
+
+
+def fill(readme: Path, tables: dict[str, str]) -> None:
+    """Put the tables between their marks."""
+    for mark, table in tables.items():
+        put_between(readme, mark, table)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write all tables and pictures anew."""
+    parser = argparse.ArgumentParser(description="Write all tables and pictures from results/*.json.")
+    shown = parser.add_argument_group("what accuracy.png shows")
+    shown.add_argument("--data_name", default="own", help="default: %(default)s")
+    shown.add_argument("--recipe", default="fast", help="default: %(default)s")
+    shown.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    args = parser.parse_args(argv)
+    fill(ROOT / "README.md", write_all(ROOT / "results", args.data_name, args.recipe, args.seed))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli(main))

@@ -3,8 +3,8 @@
     python scripts/reproduce.py [--recipe fast] [--seed 0] [--data FOLDER --data_name NAME]
 
 Each step is a command of the handout with the recipe's name added, and is printed before it runs.
-Training that is done already is skipped, training that was cut off is continued. At the end come a
-table of results (results/), a figure, and the submission (scripts/submission.py).
+Training that is done already is skipped, training that was cut off is continued. At the end come
+tables and figures of the results (results/), and the submission (scripts/submission.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import sensitivity  # noqa: E402
 import speed  # noqa: E402
 import submission  # noqa: E402
 from recipes import RECIPES  # noqa: E402
-from utils import UserError, cli, evaluate_places, fingerprint, hardware, pick_device, read_text, write_text  # noqa: E402
+from utils import UserError, add_rows, cli, evaluate_places, fingerprint, hardware, pick_device, read_text, write_text  # noqa: E402
 
 DATA_FILES = ("wiki.txt", "birth_places_train.tsv", "birth_dev.tsv", "birth_test_inputs.tsv")
 
@@ -50,6 +50,7 @@ class Reproduction:
         self.data = small_data(data, self.out, RECIPES[recipe].people) if self.is_trial else data
         self.accuracy: list[dict] = []
         self.controls: list[dict] = []
+        self.sensitivity: list[dict] = []
 
     def file(self, name: str) -> str:
         """A path for a command line: relative to the project where it can be."""
@@ -107,7 +108,7 @@ class Reproduction:
             scores[part] = run.run(run.build_parser().parse_args(argv))
         stamp = read_stamp(self.file(reads))
         trainings = [t for t in (stamp["pretraining"], stamp["training"]) if t is not None]
-        row = self.row(variant=variant, dev=scores["dev"].correct, n=scores["dev"].total)
+        row = self.row(variant, dev=scores["dev"].correct / scores["dev"].total, n=scores["dev"].total)
         row |= {
             "seconds": round(sum(t["seconds"] for t in trainings), 1),
             "tokens": sum(t["tokens"] for t in trainings),
@@ -120,16 +121,14 @@ class Reproduction:
             row |= {"test": correct / total, "test_n": int(total)}
         return row
 
-    def row(self, variant: str, dev: float, n: int, **more) -> dict:
-        """What every row of results says."""
+    def row(self, variant: str, **found) -> dict:
+        """A row of results: what was found, and how."""
         return {
             "data": self.data_name,
             "variant": variant,
             "recipe": self.recipe,
             "seed": self.seed,
-            "dev": dev / n,
-            "n": n,
-            **more,
+            **found,
             "corpus": fingerprint(self.file("wiki.txt")),
             "commit": commit(),
             "command": f"python scripts/reproduce.py --recipe {self.recipe} --seed {self.seed}",
@@ -161,7 +160,7 @@ class Reproduction:
         baseline = self.file("london_baseline_accuracy.txt")
         london_baseline.main(["--eval_corpus_path", self.file("birth_dev.tsv"), "--outputs_path", baseline])
         share = float(read_text(baseline)) / 100
-        self.controls.append({"what": "London for everyone", **self.row("-", share * scratch["n"], scratch["n"])})
+        self.controls.append({"what": "London for everyone", **self.row("-", dev=share, n=scratch["n"])})
         for part, variant in (("f", "vanilla"), ("g", "rope")):
             print(f"\n=== part ({part}): {variant}, pretrained and finetuned")
             self.train("pretrain", variant, f"{variant}.pretrain.params")
@@ -173,9 +172,10 @@ class Reproduction:
         flags |= {"outputs_path": self.file("rope.sensitivity.dev.predictions")}
         argv = self.command("evaluate", "rope", flags)
         print(f"$ {shown(argv).replace('run.py', 'sensitivity.py')}", flush=True)
-        reworded = sensitivity.run(sensitivity.build_parser().parse_args(argv))
-        row = self.row("rope", reworded.reworded_correct, reworded.total)
+        found = sensitivity.run(sensitivity.build_parser().parse_args(argv)).result()
+        row = self.row("rope", dev=found["reworded"], n=found["n"])
         self.controls.append({"what": "rope, question reworded (4a)", **row})
+        self.sensitivity.append(self.row("rope", **found, hardware=self.accuracy[-1]["hardware"]))
 
 
 def shown(argv: list[str]) -> str:
@@ -239,16 +239,16 @@ def main(argv: list[str] | None = None) -> int:
     steps.all()
     results = steps.out / "results" if steps.is_trial else ROOT / "results"
     results.mkdir(exist_ok=True)
-    report.add_rows(results / "accuracy.json", steps.accuracy, ("data", "variant", "recipe", "seed", "hardware"))
-    report.add_rows(results / "controls.json", steps.controls, ("what", "data", "recipe", "seed", "hardware"))
+    add_rows(results / "accuracy.json", steps.accuracy, report.TRAINED)
+    add_rows(results / "controls.json", steps.controls, ("what", "data", "recipe", "seed", "hardware"))
+    add_rows(results / "sensitivity.json", steps.sensitivity, report.TRAINED)
     print("\n=== results")
-    table = report.write_tables(results)
-    print(table)
-    report.draw(results, data_name, args.recipe, args.seed)
+    tables = report.write_all(results, data_name, args.recipe, args.seed)
+    print("\n\n".join(tables.values()))
     if steps.is_trial:
         print(f"\na trial: everything is in {steps.out.relative_to(ROOT)}; `make run` trains on all people")
         return 0
-    report.put_between(ROOT / "README.md", "results", table)
+    report.fill(ROOT / "README.md", tables)
     print("\n=== submission")
     return submission.main(["--data", str(steps.data)])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from trainer import Callback, Record, Trainer
+from trainer import Callback, DivergedError, Record, Trainer
 
 
 def duration(seconds: float) -> str:
@@ -59,6 +60,10 @@ class Progress(Callback):
             )
 
     def on_end(self, trainer: Trainer) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the bar's line, so that what is said next has its own; after a failure too."""
         if self.bar is not None:
             self.bar.close()
 
@@ -80,17 +85,40 @@ class TensorBoardLog(Callback):
         self.writer.flush()
 
 
+class Divergence(Callback):
+    """Stop a run whose loss is still a number but stays far above that of blind guessing, ln(characters)."""
+
+    TIMES = 3.0  # so many times the loss of guessing ...
+    STEPS = 20  # ... in so many steps running
+
+    def __init__(self):
+        self.bad_steps = 0  # the last steps, all of them bad
+
+    def on_log(self, trainer: Trainer, records: list[Record]) -> None:
+        guessing = math.log(trainer.model.config.vocab_size)
+        for record in records:
+            self.bad_steps = self.bad_steps + 1 if record.loss > self.TIMES * guessing else 0
+            if self.bad_steps == self.STEPS:
+                raise DivergedError(
+                    f"the loss diverged: at step {record.step} it is {record.loss:.3g}, guessing has {guessing:.3g}, "
+                    f"with learning rate {record.lr:.2e}; try a smaller one"
+                )
+
+
 class Checkpoints(Callback):
     """Save the trainer every few minutes, and when the run is told to stop (Ctrl-C, SIGTERM).
 
     Args:
         save: writes `trainer.state_dict()`.
         minutes: between two saves.
+        divergence: while it counts bad steps, the last good checkpoint is kept.
     """
 
-    def __init__(self, save: Callable[[dict], None], minutes: float):
+    def __init__(self, save: Callable[[dict], None], minutes: float, divergence: Divergence | None = None):
         self.save, self.minutes = save, minutes
+        self.divergence = divergence or Divergence()
         self.signal: int | None = None
+        self.handlers: dict = {}
 
     def on_start(self, trainer: Trainer) -> None:
         self.saved_at = time.monotonic()
@@ -104,9 +132,15 @@ class Checkpoints(Callback):
             trainer.stop_requested = True
         due = time.monotonic() - self.saved_at >= 60 * self.minutes
         if (due or trainer.stop_requested) and trainer.step < trainer.total_steps:
-            self.save(trainer.state_dict())
+            state = trainer.state_dict()  # reads the losses back: no state with a NaN gets past this
+            if not self.divergence.bad_steps:
+                self.save(state)
             self.saved_at = time.monotonic()
 
     def on_end(self, trainer: Trainer) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
+        self.close()
+
+    def close(self) -> None:
+        """Give Ctrl-C and SIGTERM back to whom they belonged; after a failure too."""
+        while self.handlers:
+            signal.signal(*self.handlers.popitem())

@@ -23,6 +23,13 @@ from model import GPT
 from utils import UserError, atomic_write
 
 STAMP = "name_places"  # the key of our entry in `_metadata`
+# Settings of a run that stand for a file, as the user knows them.
+FINGERPRINTS = {
+    "corpus": "fingerprint of the corpus",
+    "pairs": "fingerprint of the pairs",
+    "from": "fingerprint of the parameters to start from",
+}
+ANOTHER_MODEL = "it is of another model, or one of another size; use parameters that src/run.py has written"
 
 
 def vocabulary_hash(itos: dict[int, str]) -> str:
@@ -49,23 +56,23 @@ def _write(path: str | Path, content: Any) -> None:
         file.write(buffer.getbuffer())
 
 
-def _read(path: str | Path, what: str) -> Any:
-    """`torch.load` that runs no code from the file."""
+def _read(path: str | Path, what: str, remedy: str) -> Any:
+    """`torch.load` that runs no code from the file; `remedy` says what to do about a file that is no good."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such {what}; make it first, or check the path") from None
+        raise UserError(f"{path}: no such {what}; check the path, or make it first (pretrain or finetune)") from None
     except IsADirectoryError:
-        raise UserError(f"{path}: is a directory, a {what} is expected") from None
+        raise UserError(f"{path}: is a directory, a {what} is expected; {remedy}") from None
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path}: refused, it is not a plain {what}: it holds objects that could run code, or is damaged; "
-            "use one written by src/run.py"
+            f"{path}: refused and not run, it is no plain {what}: it holds objects that could run code, or is "
+            f"damaged; {remedy}"
         ) from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); {remedy}") from None
     except Exception as error:  # torch.load raises many kinds for damaged files
-        raise UserError(f"{path}: is damaged or no {what} ({type(error).__name__}); make it again") from None
+        raise UserError(f"{path}: is damaged or no {what} ({type(error).__name__}); {remedy}") from None
 
 
 def read_stamp(path: str | Path) -> dict[str, Any]:
@@ -74,7 +81,11 @@ def read_stamp(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read.
     """
-    return _stamp_of(_read(path, "parameter file"))
+    return _stamp_of(_read_params(path))
+
+
+def _read_params(path: str | Path) -> Any:
+    return _read(path, "parameter file", "use one that src/run.py has written, or make it again")
 
 
 def _stamp_of(state: Any) -> dict[str, Any]:
@@ -94,7 +105,7 @@ def load_params(path: str | Path, model: GPT, vocabulary: str) -> dict[str, Any]
     Raises:
         UserError: naming what differs: variant, size, vocabulary.
     """
-    state = _read(path, "parameter file")
+    state = _read_params(path)
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f"{path}: is not the state dict of a model; use a file written by src/run.py")
     mine = model.state_dict()
@@ -102,17 +113,19 @@ def load_params(path: str | Path, model: GPT, vocabulary: str) -> dict[str, Any]
     if "tok_emb.weight" in state and asked != held:
         raise UserError(f"{path}: holds a {held} model, {asked} was asked for; say {held}, or give the {asked} file")
     if missing := sorted(set(mine) - set(state)):
-        raise UserError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more; it was made for another model")
+        raise UserError(f"{path}: lacks {missing[0]} ({len(missing)} tensors in all); {ANOTHER_MODEL}")
     if extra := sorted(set(state) - set(mine)):
-        raise UserError(f"{path}: has {extra[0]}, which this model does not; it was made for another model")
-    if state["tok_emb.weight"].shape[0] != mine["tok_emb.weight"].shape[0]:
+        raise UserError(f"{path}: has {extra[0]} ({len(extra)} tensors in all) too much; {ANOTHER_MODEL}")
+    shape, mine_shape = state["tok_emb.weight"].shape, mine["tok_emb.weight"].shape
+    if len(shape) == 2 and shape[0] != mine_shape[0]:
         raise UserError(
-            f"{path}: was trained on {state['tok_emb.weight'].shape[0]} different characters, this corpus has "
-            f"{mine['tok_emb.weight'].shape[0]}; give the corpus it was pretrained with"
+            f"{path}: was trained on {shape[0]} different characters, this corpus has {mine_shape[0]}; "
+            "give the corpus it was pretrained with"
         )
     for name, tensor in mine.items():
         if state[name].shape != tensor.shape:
-            raise UserError(f"{path}: {name} has shape {tuple(state[name].shape)}, this model {tuple(tensor.shape)}")
+            shape, mine_shape = tuple(state[name].shape), tuple(tensor.shape)
+            raise UserError(f"{path}: {name} has shape {shape}, this model's has {mine_shape}; {ANOTHER_MODEL}")
     stamp = _stamp_of(state)
     if not stamp:
         print(
@@ -138,8 +151,8 @@ def checkpoint_path(params_path: str | Path) -> Path:
 
 
 def remove_scraps(path: str | Path) -> None:
-    """Delete half-written checkpoints that a killed run has left beside this one."""
-    for scrap in Path(path).parent.glob(f".{glob.escape(Path(path).name)}.*.tmp"):
+    """Delete the half-written copies of a file that killed runs have left beside it (see `atomic_write`)."""
+    for scrap in Path(path).parent.glob(f".{glob.escape(Path(path).name)}.????????.tmp"):
         scrap.unlink(missing_ok=True)
 
 
@@ -156,15 +169,16 @@ def load_checkpoint(path: str | Path, settings: dict[str, Any]) -> dict | None:
     """
     if not Path(path).exists():
         return None
-    content = _read(path, "checkpoint")
+    content = _read(path, "checkpoint", "delete it to start afresh")
     if not isinstance(content, dict) or not {"settings", "trainer"} <= set(content):
         raise UserError(f"{path}: is not a checkpoint of src/run.py; delete it to start afresh")
     saved = json.loads(content["settings"])
     settings = json.loads(json.dumps(settings))
     for name in sorted(set(saved) | set(settings)):
         if saved.get(name) != settings.get(name):
+            what = FINGERPRINTS.get(name, name)
             raise UserError(
-                f"{path}: belongs to a run with {name} = {saved.get(name)}, this one has {settings.get(name)}; "
+                f"{path}: belongs to a run with {what} = {saved.get(name)}, this one has {settings.get(name)}; "
                 "use the same settings, or delete that file to start afresh"
             )
     return content["trainer"]

@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from utils import MASK_CHAR, PAD_CHAR, UserError, cli, read_pairs, read_text
@@ -107,18 +108,24 @@ class Corruption:
             place; it cannot be copied, only known. The length is drawn as always. (Salient spans: Guu
             et al. 2020, Roberts et al. 2020.) A document without such a word: anywhere.
         one_word: share of the new_word spans that end with the word instead.
-        after_preposition: how many times as often a new word is chosen if it stands after one of
-            PREPOSITIONS, as places do.
-        excerpt: share of the documents of which only the title and a stretch of the text are kept, from
-            anywhere left to anywhere right of one new word, which is the span: the fact with less and
-            less around it, and facts behind the longest cut too. Leaves the handout's rule.
+        first_place: how many times as often as any other new word the first place is chosen: the first
+            new word that stands after one of PREPOSITIONS, else the first new word.
+        excerpt: share of the documents of which only the title and a stretch of the text around one
+            new word, the span, are kept: the fact with less around it, and facts behind the longest cut
+            too. Leaves the handout's rule.
+        nearness: how near the stretch ends on either side of the word: at the share u**nearness of the
+            text there, u uniform; 1 is anywhere, 8 mostly within a few characters.
+        lead: share of the excerpts whose part left of the word stands before the title, so that names
+            are met in other places than the first, as in a question.
     """
 
     keep_whole: float = 0.0
     new_word: float = 0.0
     one_word: float = 0.0
-    after_preposition: float = 1.0
+    first_place: float = 1.0
     excerpt: float = 0.0
+    nearness: float = 1.0
+    lead: float = 0.0
 
 
 class CharCorruptionDataset:
@@ -170,11 +177,13 @@ class CharCorruptionDataset:
         if not self.data:
             raise UserError(f"{source}: no documents in it; one document a line is expected")
         self.longest = int(block_size * 7 / 8)
-        self._length = torch.tensor([len(document) for document in self.data])  # (D,)
-        width = int(self._length.max())
-        self._tokens = torch.zeros(len(self.data), width, dtype=torch.long)  # (D, width)
-        for row, document in zip(self._tokens, self.data, strict=True):
-            row[: len(document)] = torch.tensor(encode(document, self.stoi))
+        # A document may be of any length, but nothing behind this many characters is used.
+        width = min(4 * block_size, max(map(len, self.data)))
+        documents = [encode(document[:width], self.stoi) for document in self.data]
+        self._length = torch.tensor([len(document) for document in documents])  # (D,)
+        self._tokens = torch.zeros(len(documents), width, dtype=torch.long)  # (D, width)
+        for row, document in zip(self._tokens, documents, strict=True):
+            row[: len(document)] = torch.tensor(document)
         self._title, self._word_length, self._word_weight = self._new_words()
 
     def _new_words(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,15 +198,18 @@ class CharCorruptionDataset:
         length = torch.zeros_like(self._tokens)
         weight = torch.zeros(self._tokens.shape)
         for i, document in enumerate(self.data):
-            found = TITLE.match(document)
+            found = TITLE.match(document, 0, length.size(1))
             title[i] = found.end() if found else 0
             words = list(re.finditer(r"\w+", document))
             count = Counter(word.group() for word in words)
-            for word in words:
-                if word.group()[0].isupper() and count[word.group()] == 1 and word.start() >= title[i]:
-                    length[i, word.start()] = len(word.group())
-                    placed = PREPOSITIONS.search(document[: word.start()])
-                    weight[i, word.start()] = self.corruption.after_preposition if placed else 1.0
+            words = [w for w in words if title[i] <= w.start() and w.end() <= length.size(1)]
+            new = [word for word in words if word.group()[0].isupper() and count[word.group()] == 1]
+            for word in new:
+                length[i, word.start()] = len(word.group())
+                weight[i, word.start()] = 1.0
+            places = [word for word in new if PREPOSITIONS.search(document[: word.start()])]
+            for first in (places or new)[:1]:
+                weight[i, first.start()] = self.corruption.first_place
         return title, length, weight
 
     def __len__(self) -> int:
@@ -219,11 +231,14 @@ class CharCorruptionDataset:
             x, y: (B, block_size)
         """
         indices = indices.to(self._tokens.device)
-        n, start, span, skip = (t[:, None] for t in self._choose_spans(indices, generator))  # (B, 1)
+        n, start, span, skip, lead = (t[:, None] for t in self.choose_spans(indices, generator))  # (B, 1)
         j = torch.arange(self.block_size + 1, device=n.device)  # (block_size + 1,)
         # prefix: 0 .. start, MASK at start, suffix up to n - span, MASK, span up to n + 1, MASK at n + 2
         source = torch.where(j < start, j, torch.where(j <= n - span, j - 1 + span, start + j - (n - span) - 2))
-        source = source + skip * (source >= self._title[indices][:, None])
+        # ... of what is kept: the lead, the title, and what comes `skip` characters later in the document
+        title = self._title[indices][:, None]
+        behind = torch.where(source < lead + title, source - lead, source + skip)
+        source = torch.where(source < lead, source + title + skip, behind)
         s = self._tokens[indices].gather(1, source.clamp(0, self._tokens.size(1) - 1))
         is_mask = (j == start) | (j == n - span + 1) | (j == n + 2)
         s = s.masked_fill(is_mask, self.stoi[MASK_CHAR]).masked_fill(j > n + 2, self.stoi[PAD_CHAR])
@@ -234,19 +249,18 @@ class CharCorruptionDataset:
         for name in ("_length", "_tokens", "_title", "_word_length", "_word_weight"):
             setattr(self, name, getattr(self, name).to(device))
 
-    def _choose_spans(
-        self, indices: Tensor, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def choose_spans(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Draw for each document what is kept of it and which span of that is cut out.
 
         Returns:
             n: (B,) characters kept.
             start, span: (B,) where the span starts in what is kept, and its length.
             skip: (B,) characters left out behind the title.
+            lead: (B,) characters from left of the span that stand before the title.
         """
         rule = self.corruption
-        draws = torch.rand(11, len(indices), generator=generator).to(indices.device)  # the same on every device
-        cut, whole, coin, long, place, salient, pick, single, apart, left, right = draws
+        draws = torch.rand(12, len(indices), generator=generator).to(indices.device)  # the same on every device
+        cut, whole, coin, long, place, salient, pick, single, apart, left, right, ahead = draws
 
         def uniform(u: Tensor, low: Tensor | int, high: Tensor | int) -> Tensor:
             """An integer in low .. high, from u in [0, 1)."""
@@ -258,7 +272,7 @@ class CharCorruptionDataset:
         h = ((n + (coin < 0.5)) // 2 - 1).clamp(min=1)
         span = uniform(long, 1, h)
         start = uniform(place, 0, n - span)
-        skip = torch.zeros_like(n)
+        skip, lead = torch.zeros_like(n), torch.zeros_like(n)
         if rule.new_word > 0:
             title, lengths = self._title[indices], self._word_length[indices]  # (B,), (B, width)
             is_excerpt = apart < rule.excerpt
@@ -275,11 +289,47 @@ class CharCorruptionDataset:
             start = torch.where(chosen, word, start)
             span = torch.where(chosen, torch.minimum(wanted, torch.where(is_excerpt, wanted, n - word)), span)
             room = self.longest - title
+            left, right = 1 - left**rule.nearness, right**rule.nearness
             first = uniform(left, torch.maximum(title, word + length - room), word)
             last = uniform(right, word + length, torch.minimum(self._length[indices], first + room))
             n = torch.where(is_excerpt, title + last - first, n)
             skip = torch.where(is_excerpt, first - title, skip)
-        return n, start - skip, span, skip
+            lead = torch.where(is_excerpt & (ahead < rule.lead), word - first, lead)
+        return n, start - skip, span, skip, lead
+
+
+# ---------------------------------------------------------------- both at once
+
+
+class Mixture:
+    """Several datasets as one, for a training on all of them.
+
+    Args:
+        parts: with `__len__`, `batch` and `to`; their rows may differ in width.
+    """
+
+    def __init__(self, *parts):
+        self.parts = parts
+        self.width = max(part.batch(torch.arange(1))[0].size(1) for part in parts)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def batch(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """x and y, each (B, width): the rows of the first part, then of the next, filled up with PAD."""
+        out = []
+        for part in self.parts:
+            own = indices[(indices >= 0) & (indices < len(part))]
+            indices = indices - len(part)
+            if len(own):
+                out.append([F.pad(t, (0, self.width - t.size(1))) for t in part.batch(own, generator)])
+        x, y = (torch.cat(t) for t in zip(*out, strict=True))
+        return x, y
+
+    def to(self, device: torch.device | str) -> None:
+        """Make batches on this device from now on."""
+        for part in self.parts:
+            part.to(device)
 
 
 # ---------------------------------------------------------------- looking at examples

@@ -26,7 +26,10 @@ first prompt as the model gets it. Qwen3 thinks before it answers: that is switc
 template can (`enable_thinking`); a model that thinks anyhow gets room for it, and its thoughts are cut.
 
 Raw answers are kept as they come in `modern_llm.MODEL.PROMPT.TEMPLATE.jsonl`, so a run that was
-interrupted goes on with the same command; `.predictions` holds one compared answer a line.
+interrupted goes on with the same command; `.predictions` holds one compared answer a line. A complete run
+that is started again loads no model: it reads the places from the replies anew, and writes its rows.
+
+`--throughput` measures instead how many questions a second are answered in batches and one at a time.
 """
 
 from __future__ import annotations
@@ -36,18 +39,20 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import socket
 import sys
 import time
-import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from parse_place import normalise, parse_place, without_thoughts
 from sensitivity import ORIGINAL, REWORDED, ask_about, mcnemar, names_in
 from utils import (
     UserError,
+    add_rows,
     check_writable,
     cli,
     fingerprint,
@@ -74,228 +79,9 @@ PROMPTS = {"bare": "{question}", "instructed": INSTRUCTION}
 NEW_TOKENS = 64  # longest reply
 THINKING_TOKENS = 1024  # longest reply of a model whose thinking cannot be switched off
 TEMPLATE_DATE = "26 Jul 2024"  # for chat templates that tell today's date
-KEY = ("model", "data", "prompt", "template", "n")  # what identifies a row of results
-
-
-# ---------------------------------------------------------------- [part 4c] reading a place from a reply
-
-
-def words(text: str) -> set[str]:
-    """The words of a text."""
-    return set(text.split())
-
-
-MONTH = "january|february|march|april|may|june|july|august|september|october|november|december"
-DAY = r"\d+(?:st|nd|rd|th)?\b"
-DATE = re.compile(  # "14 March 1879, ", "March 14th, 1879 ", "in 1879 ", "c. 427 BC "
-    r"(?:(?:on|in|circa|about|around) |ca?\. ?)?"
-    rf"(?:(?:the )?(?:{DAY}(?: of)? )?(?:{MONTH})\b,? ?(?:{DAY})?(?:,? \d{{3,4}}\b)?"
-    r"|\d{1,2}[./-]\d{1,2}[./-]\d{2,4}|\d{2,4}(?:-\d\d-\d\d|s)?\b)(?: (?:BCE?|AD|CE)\b)?[ ,;–-]*",
-    re.IGNORECASE,
-)
-CONNECTORS = words("de del della di da do dos das du des la le les los las el al upon sur am an der den aan on of")
-ABBREVIATIONS = words("st ste sta mt ft dr mr mrs ms jr sr d.c u.s u.k c ca approx")
-# Words that end the search for a place, since what follows belongs to something else.
-STOP = words("to by with and while when who whose whom which during under not never but because until if than nor")
-STOP |= words("i he she they we you his her their my our no unknown")
-# Words that start with a capital for their position alone, and are skipped.
-POSITION = words("the a an in at near from it this that there here what is was now modern present-day")
-NO_PLACES = STOP | words(
-    "sure certainly yes okay ok well hmm ah hello hi unfortunately sorry apologies however although as note based "
-    "according great good n/a na none unclear uncertain unspecified null nan someone thank thanks please let let's "
-    f"monday tuesday wednesday thursday friday saturday sunday {MONTH.replace('|', ' ')}"
-)
-NO_TOWN = re.compile(r"(?:famil(?:y|ies)|parents?|household|father|mother|origin|descent|home)\b", re.IGNORECASE)
-BUILDING = re.compile(r"\b(?:Hospital|House|Palace|Castle|Clinic|Street|Infirmary)$")
-KIND = r"(?:city|town|village|suburb|hamlet|municipality|settlement|borough|place|port|community)"
-REFUSAL = re.compile(
-    r"\b(?:do|does|did|could|can|was|were|am|is|are|have|has)(?: not|n't) (?:\w+ ){0,3}?(?:know|have|find|sure|certain"
-    r"|aware|familiar|able|confirm|determine|provide|available|recorded|documented|clear|recall|access|specified|any)\b"
-    r"|\b(?:cannot|unable to|unknown|unclear)\b|\bI'm not\b|\bno (?:\w+ ){0,3}(?:information|records?|evidence|data)\b"
-    r"|\bnot (?:publicly |widely |well )?(?:known|available|certain|documented)\b",
-    re.IGNORECASE,
-)
-
-
-def leading_place(text: str) -> str:
-    """The place that a phrase starts with: "the city of Ulm, Germany" -> "Ulm"; "" if it starts with none.
-
-    Articles, adjectives and the like before it (up to 6 words in lower case) and dates are skipped.
-    """
-    text = text.lstrip(" ,:(")
-    date = DATE.match(text)
-    row = text[date.end() if date else 0 :].split()
-    place: list[str] = []
-    skipped = 0
-    for word in row:
-        bare = word.strip("\"'()[]{},;:!?“”‘’«»").removesuffix("'s")
-        core = bare.rstrip(".")
-        follows = bool(place) and core.lower() in CONNECTORS
-        if not core or core[0].isdigit() or (not place and core.lower() in NO_PLACES):
-            break
-        if not place and (core[0].islower() or (core.lower() in POSITION and core != "The")):
-            skipped += 1
-            if skipped > 6 or word[-1] in ";:":
-                break
-            continue
-        if core[0].islower() and not follows:
-            break
-        if core.lower() in NO_PLACES and not follows:
-            break
-        abbreviated = bare.endswith(".") and core.lower() in ABBREVIATIONS
-        place.append(bare if abbreviated else core)
-        if word[-1] in ",;:!?)" or (word[-1] == "." and not abbreviated):
-            break
-    rest = " ".join(row[skipped + len(place) :])
-    while place and place[-1].lower() in CONNECTORS:
-        place.pop()
-    if place and place[0] == "The":  # "The Hague", but "The city of Paris"
-        return " ".join(place) if len(place) > 1 else leading_place(rest)
-    if len(place) > 2 and re.fullmatch(KIND, place[0], re.IGNORECASE) and place[1] == "of":
-        place = place[2:]
-    return "" if NO_TOWN.match(rest) or len(place) > 5 else " ".join(place)
-
-
-def place_after_preposition(text: str) -> str:
-    """The first place after in, at, near ...: " on 14 March 1879 to a merchant in Ulm" -> "Ulm"."""
-    spare = ""
-    for found in re.finditer(r"\b(?:in|at|near|outside|from|within)\s+", text, re.IGNORECASE):
-        place = leading_place(text[found.end() :])
-        if place and not BUILDING.search(place):
-            return place
-        spare = spare or place
-    return spare
-
-
-# Ways to state a birthplace, most telling first, each with the function that reads what follows.
-STATED: list[tuple[re.Pattern, Callable[[str], str]]] = [
-    (re.compile(pattern, re.IGNORECASE), reader)
-    for pattern, reader in (
-        (r"\b(?:answer|birth ?place|birth city|place of birth|city of birth)\s*[:=]\s*", leading_place),
-        (r"\banswer (?:is|was|would be)(?: that)?(?! someone\b)\s*:?\s*", leading_place),
-        (rf"\bborn\b.{{0,80}}?\b{KIND}\b.{{0,60}}?\b(?:named|called|known as)\s+", leading_place),
-        (rf"\bborn\b.{{0,80}}?\bin (?:the|a) (?:[\w-]+ )?{KIND} of\s+", leading_place),
-        (r"\bborn\b", place_after_preposition),
-        (r"\bborn\s*:", leading_place),
-        (r"\b(?:birth ?place|place of birth)\b.{0,60}?\b(?:is|was|as|be|being)\b\s*:?\s*", leading_place),
-        (rf"\b(?:{KIND}|location|country)\s*[:=]\s*", leading_place),
-        (rf"\b(?:the|this|that|his|her|their) (?:{KIND}|location) (?:is|was|would be)\s*:?\s*", leading_place),
-        (r"\b(?:hail|come|originate)[sd]? (?:originally )?from\s+|\bcame from\s+|\bnative of\s+", leading_place),
-        (r"\b(?:it|that|this)(?:'s| is| was| would be| must be)\s+", leading_place),
-        (r"^(?:here|possible|some|the following)\b[^:]*:\s*", leading_place),
-        (r"\b(?:believed|thought|said|known) to (?:be|have been)\s+", leading_place),
-        (r"\b(?:guess|think|believe|suggest|say)(?: is| would be)?(?: it's| it is| it was)?\s*:?\s+", leading_place),
-    )
-]
-# "Paris is the birthplace of ...", "Paris, France, is where ... was born"
-PLACE_FIRST = re.compile(
-    r"(.{2,60}?),? (?:is|was) (?:indeed |also )?"
-    rf"(?:(?:the|his|her|their) (?:correct )?(?:birth ?place|place of birth|answer|{KIND} where)|where)\b",
-    re.IGNORECASE,
-)
-
-
-def parse_place(text: str, question: str) -> str:
-    """The place that a reply names as the birthplace, without its country; "" if it names none.
-
-    Reads full sentences, labels ("City: ..."), lists (the first entry), markdown and LaTeX boxes;
-    passes over thoughts, dates, the person's name, negations and refusals.
-
-    Args:
-        text: the reply, raw.
-        question: what was asked.
-    """
-    name = re.sub(r"^(?:Where was|What is the birthplace of)\s+|(?:\s+born)?\?$", "", question)
-    sentences = split_sentences(without_name(plain(text), name))
-    if not sentences:
-        return ""
-    if place := place_alone(sentences[0], name):
-        return place
-    told = [s for s in sentences if not (REFUSAL.search(s) and not re.search(r"\b(?:but|however)\b|\bborn in\b", s))]
-    for sentence in told:
-        if (found := PLACE_FIRST.match(sentence)) and (place := leading_place(found[1])):
-            return place
-    for pattern, reader in STATED:
-        for sentence in told:
-            for found in pattern.finditer(sentence):
-                denied = re.search(r"(?:\bnot|\bnever|n't)(?: \w+)? $", sentence[: found.start()])
-                if not denied and (place := reader(sentence[found.end() :])):
-                    return place
-    return next((place for sentence in told if (place := place_alone(sentence, name))), "")
-
-
-def without_thoughts(text: str) -> str:
-    """A reply without its <think> block; nothing is left of one that ends inside it."""
-    return re.sub(r"<think>.*", "", text.rpartition("</think>")[2], flags=re.DOTALL).strip()
-
-
-def plain(text: str) -> str:
-    """A reply without thoughts, markup, special tokens and typographic quotes; entries of lists become lines."""
-    text = re.sub(r"<\|[^|<>]*\|>|</?[a-z]+>", " ", without_thoughts(text))
-    text = re.sub(r"\[([^\]]+)\]\([^)]*\)|\[\d+\]", lambda m: m[1] or "", text)  # links, footnotes
-    text = re.sub(r"^[ \t]*(?:[-*•+>|]+|#+|\d{1,2}[.)])[ \t]+", "", text, flags=re.MULTILINE)
-    text = text.translate({0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'})
-    text = re.sub(r"\\boxed\{([^{}]*)\}", r"answer: \1", re.sub(r"\\text\{([^{}]*)\}", r"\1", text))
-    text = re.sub(r"[*`]+|__|(?<!\w)_|_(?!\w)|\$", "", text)
-    denied = r"\b(?:not|never)(?: \w+)? born in [^.;]*?,? but (?:rather |instead )?(?:in )?"
-    text = re.sub(denied, "born in ", text, flags=re.IGNORECASE)
-    if not any(c.isupper() for c in text):  # no capitals at all: give them to what may be a name
-        common = POSITION | CONNECTORS | NO_PLACES | words("born birthplace answer city town place")
-        text = re.sub(r"[^\W\d_]+", lambda m: m[0] if m[0] in common else m[0].capitalize(), text)
-    return text.strip()
-
-
-def without_name(text: str, name: str) -> str:
-    """The person's name becomes "someone"; a single word, which may be a place too, only as a subject."""
-    after = "" if " " in name else r"(?= (?:was|is|hails|came|comes)\b|'s\b)"
-    return re.sub(rf"(?<!\w){re.escape(name)}(?!\w){after}", "someone", text, flags=re.IGNORECASE) if name else text
-
-
-def split_sentences(text: str) -> list[str]:
-    """Sentences and lines, without greetings; a line that only introduces the next one joins it."""
-    parts: list[str] = []
-    for line in re.sub(r":[ \t]*\n\s*", ": ", text).split("\n"):
-        start = 0
-        for end in re.finditer(r"[.!?][\"')]*\s+(?=[^\W\d_a-z]|[\"'(])", line):
-            word = line[start : end.start()].rsplit(None, 1)[-1:] or [""]
-            core = word[0].strip("\"'(").lower()
-            if line[end.start()] == "." and (core in ABBREVIATIONS or len(core) == 1):
-                continue
-            parts.append(line[start : end.end()])
-            start = end.end()
-        parts.append(line[start:])
-    greeting = (
-        r"(?:sure(?: thing)?|certainly|of course|ok(?:ay)?|yes|well|hmm|ah|great question|absolutely)\b[,.!:]*\s*"
-    )
-    parts = [re.sub(greeting, "", part.strip(" \t\"'"), count=1, flags=re.IGNORECASE) for part in parts]
-    return [part for part in parts if re.search(r"\w", part)]
-
-
-def place_alone(sentence: str, name: str) -> str:
-    """The place if the line is nothing else: "Paris", "In Paris, France.", "PARIS (France)"."""
-    lead = rf"^(?:in )?(?:the {KIND} of )?"
-    sentence = re.sub(lead, "", sentence.strip(" .\"'"), flags=re.IGNORECASE)
-    head, *rest = re.split(r"\s*[,;(/:–—]\s*|\s+->?\s+", sentence, maxsplit=1)
-    parts = head.split()
-    after = re.sub(r"^[^()]*\)$", "", rest[0]) if rest else ""  # what stands in parentheses may be long
-    if not 0 < len(parts) <= 5 or sentence.lower() in NO_PLACES:
-        return ""
-    if len(after.split()) > 5 or re.search(r"\b(?:born|is|was)\b", after):
-        return ""
-    if len(parts) > 1 and set(normalise(head).split()) <= set(normalise(name).split()):
-        return ""
-    if rest and re.search(rf"^{KIND}\b|\b(?:answers?|birth ?place|born|location|country)\b", head, re.IGNORECASE):
-        return ""
-    return head.rstrip(".") if leading_place(head) == head.rstrip(".") else ""
-
-
-def normalise(place: str) -> str:
-    """A place as the lenient match compares it: no country, case, accents, article or punctuation."""
-    place = place.partition(",")[0].translate(str.maketrans("łŁøØđĐıðÐ", "lLoOdDidD"))
-    place = place.replace("ß", "ss").replace("æ", "ae").replace("Æ", "Ae").replace("œ", "oe").replace("Œ", "Oe")
-    letters = "".join(c for c in unicodedata.normalize("NFKD", place) if not unicodedata.combining(c)).casefold()
-    parts = re.sub(r"[^\w ]", " ", letters.replace("'", "").replace("’", "")).split()
-    return " ".join("saint" if word == "st" else word for word in parts[parts[:1] == ["the"] :])
+# What identifies a row of results, and one of throughput.
+KEY = ("model", "data", "prompt", "template", "n")
+TIMED = ("model", "prompt", "template", "n", "batch_size", "hardware", "precision")
 
 
 # ---------------------------------------------------------------- the model
@@ -619,26 +405,6 @@ def find(outcomes: list[Outcome], prompt: str, template: str) -> Outcome | None:
     return next((o for o in outcomes if (o.cell.prompt, o.cell.template) == (prompt, template)), None)
 
 
-def upsert_rows(path: str | Path, rows: list[dict[str, Any]]) -> None:
-    """Put rows into a results file, atomically; a row with the same KEY is replaced in its place, others stay.
-
-    Raises:
-        UserError: the file is no list of rows.
-    """
-    path = Path(path)
-    held: list[dict[str, Any]] = []
-    if path.exists():
-        try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            held = None
-        if not isinstance(held, list) or not all(isinstance(row, dict) for row in held):
-            raise UserError(f"{path}: is not a list of result rows; restore it from git, or delete it")
-    table = {tuple(row.get(k) for k in KEY): row for row in held}
-    table |= {tuple(row.get(k) for k in KEY): row for row in rows}
-    write_text(path, "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in table.values()) + "\n]\n")
-
-
 def report(outcomes: list[Outcome], name: str) -> None:
     """Print prompts x templates, exact and normalised, with 95 % intervals, and the paired tests."""
 
@@ -680,7 +446,8 @@ def throughput(chat: Chat, messages: list[str], batch_size: int) -> dict[str, fl
 
     (one, alone), (many, together) = timed(1), timed(batch_size)
     same = sum(a == b for a, b in zip(alone, together, strict=True))
-    return {"n": len(messages), "one_at_a_time": one, "batched": many, "times": many / one, "same": same}
+    found = {"n": len(messages), "batch_size": batch_size, "one_at_a_time": one, "batched": many}
+    return found | {"times": many / one, "same": same}
 
 
 # ---------------------------------------------------------------- the command line
@@ -717,7 +484,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     outputs.add_argument(
         "--results_path",
-        help="JSON file that gets a row for each accuracy (default: results/modern_llm.json; with --limit: none)",
+        help="JSON file that gets a row for each accuracy (default: results/modern_llm.json, with --throughput "
+        "results/modern_llm_throughput.json; with --limit: none)",
     )
     outputs.add_argument(
         "--throughput", action="store_true", help="only time the questions one at a time against batches"
@@ -735,14 +503,18 @@ def check_args(args: argparse.Namespace) -> None:
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise UserError(f"--{flag} {value}: at least 1 is expected")
-    if args.results_path is None and args.limit is None and not args.throughput:
-        args.results_path = "results/modern_llm.json"
+    if args.results_path is None and args.limit is None:
+        args.results_path = f"results/modern_llm{'_throughput' if args.throughput else ''}.json"
     check_writable(Path(args.outputs_dir) / "modern_llm.jsonl")
     check_writable(args.results_path)
 
 
-def run(args: argparse.Namespace) -> list[Outcome]:
+def run(args: argparse.Namespace, command: str) -> list[Outcome]:
     """Ask all that is asked for, write the files, print the table.
+
+    Args:
+        args: as `build_parser` reads them.
+        command: the command line, for results.
 
     Raises:
         UserError: for whatever the user can mend.
@@ -781,6 +553,11 @@ def run(args: argparse.Namespace) -> list[Outcome]:
             f"{found['one_at_a_time']:.2f} a second, in batches of {args.batch_size} {found['batched']:.2f} a second, "
             f"{found['times']:.1f} times as many; {found['same']} replies the same"
         )
+        if args.results_path:
+            row = {"model": name, "prompt": cells[0].prompt, "template": cells[0].template, **found}
+            row |= {"hardware": hardware(device), "precision": precision, "new_tokens": chat().new_tokens}
+            add_rows(args.results_path, [row | {"command": command}], TIMED)
+            print(f"a row in {args.results_path}")
         return []
     outcomes = []
     for cell in cells:
@@ -796,7 +573,7 @@ def run(args: argparse.Namespace) -> list[Outcome]:
         return outcomes
     report(outcomes, name)
     if args.results_path:
-        upsert_rows(args.results_path, result_rows(outcomes, name, args.data))
+        add_rows(args.results_path, result_rows(outcomes, name, args.data), KEY)
         print(f"\n{len(outcomes)} rows in {args.results_path}")
     return outcomes
 
@@ -818,7 +595,8 @@ def cells_of(args: argparse.Namespace, name: str, precision: str) -> Iterator[Ce
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the command line."""
-    run(build_parser().parse_args(argv))
+    args = build_parser().parse_args(argv)
+    run(args, "python src/modern_llm.py " + shlex.join(sys.argv[1:] if argv is None else argv))
     return 0
 
 

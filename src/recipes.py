@@ -18,6 +18,7 @@ class Phase:
         dropout: at embedding, residual branches and attention.
         decay_epochs: the learning rate decays over this many passes over the DOCUMENTS at 128
             positions each (the handout's way to say it); None: over the length of the run.
+        with_documents: finetuning sees every document once an epoch too, corrupted as in pretraining.
     """
 
     max_epochs: int
@@ -27,6 +28,7 @@ class Phase:
     muon_lr: float = 0.0
     decay_shape: str = "cosine"
     decay_epochs: int | None = None
+    with_documents: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,20 @@ Torch is imported inside the functions, so that --help and mistakes in the argum
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from recipes import RECIPES, Phase
 from utils import (
+    LINE_ENDS,
     MASK_CHAR,
     UserError,
+    check_log_folder,
     check_writable,
     cli,
     describe_score,
@@ -38,6 +43,7 @@ from utils import (
 
 if TYPE_CHECKING:
     import torch
+    from torch.utils.tensorboard import SummaryWriter
 
     from dataset import CharCorruptionDataset
     from model import GPT
@@ -155,7 +161,16 @@ def check_args(args: argparse.Namespace) -> None:
         value = getattr(args, flag)
         if value is not None and not fits(value):
             raise UserError(f"--{flag} {value}: {expected} is expected")
-    check_writable(args.writing_params_path if args.function != "evaluate" else args.outputs_path)
+    is_training = args.function != "evaluate"
+    output = "writing_params_path" if is_training else "outputs_path"
+    path = getattr(args, output)
+    check_writable(path)
+    inputs = ["pretrain_corpus_path", "finetune_corpus_path", "eval_corpus_path"]
+    for name in inputs if is_training else [*inputs, "reading_params_path"]:
+        source = getattr(args, name)
+        if source and os.path.exists(source) and os.path.exists(path) and os.path.samefile(source, path):
+            raise UserError(f"--{output} {path}: is also read, and would be lost; give another name")
+    check_log_folder(args.expt_dir)
 
 
 def choose_phase(args: argparse.Namespace) -> Phase:
@@ -196,6 +211,20 @@ def load_corpus(args: argparse.Namespace) -> CharCorruptionDataset:
     return CharCorruptionDataset(read_text(path), BLOCK_SIZE, rule, source=path)
 
 
+def load_into(model: GPT, corpus: CharCorruptionDataset, args: argparse.Namespace) -> None:
+    """Read --reading_params_path into a model, with a warning if another corpus of the same characters made it."""
+    from checkpoint import load_params
+
+    stamp = load_params(args.reading_params_path, model, vocabulary_of(corpus))
+    made_with = stamp.get("settings", {}).get("corpus")
+    if made_with and made_with != fingerprint(args.pretrain_corpus_path):
+        print(
+            f"warning: {args.reading_params_path}: was trained with another text of the same characters than "
+            f"{args.pretrain_corpus_path} (its corpus was {stamp.get('corpus_path')}); make sure that you mean it",
+            file=sys.stderr,
+        )
+
+
 def vocabulary_of(corpus: CharCorruptionDataset) -> str:
     """The hash that ties parameters to a vocabulary."""
     from checkpoint import vocabulary_hash
@@ -216,6 +245,7 @@ def settings_of(args: argparse.Namespace, phase: Phase, device: torch.device, pr
         "corpus": fingerprint(args.pretrain_corpus_path),
         "pairs": fingerprint(args.finetune_corpus_path) if args.function == "finetune" else None,
         "from": fingerprint(args.reading_params_path) if args.reading_params_path else None,
+        "corruption": RECIPES[args.recipe or "handout"].corruption,
         **asdict(phase),
     }
 
@@ -257,28 +287,31 @@ def announce(args: argparse.Namespace, settings: dict[str, Any], trainer: Traine
 
 def train(args: argparse.Namespace, phase: Phase, model: GPT, corpus: CharCorruptionDataset, dataset) -> Training:
     """Train a model on a dataset as the phase says, log it, and write its parameters."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    from callbacks import Checkpoints, Progress, TensorBoardLog, duration
+    from callbacks import Checkpoints, Divergence, Progress, TensorBoardLog, duration
     from checkpoint import checkpoint_path, load_checkpoint, read_stamp, remove_scraps, save_checkpoint, save_params
-    from trainer import Trainer
+    from trainer import DivergedError, Trainer
 
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
     settings = settings_of(args, phase, device, precision)
     trainer = Trainer(model, dataset, None, config_of(phase, corpus, dataset, precision, args.seed), device)
     path = checkpoint_path(args.writing_params_path)
-    remove_scraps(path)
+    for written in (path, args.writing_params_path):
+        remove_scraps(written)
     state = load_checkpoint(path, settings) if args.resume else None
     if state is not None:
         trainer.load_state_dict(state)
         print(f"resuming at step {trainer.step} of {trainer.total_steps} ({path})")
     announce(args, settings, trainer, corpus.vocab_size)
-    keeper = Checkpoints(lambda s: save_checkpoint(path, s, settings), args.checkpoint_minutes or 5.0)
-    with SummaryWriter(log_folder(args)) as writer:
-        progress = Progress()
-        trainer.callbacks += [progress, TensorBoardLog(writer), keeper]
-        trainer.train()
+    progress, watch = Progress(), Divergence()
+    keeper = Checkpoints(lambda s: save_checkpoint(path, s, settings), args.checkpoint_minutes or 5.0, watch)
+    with open_log(log_folder(args)) as writer, contextlib.closing(progress), contextlib.closing(keeper):
+        trainer.callbacks += [progress, TensorBoardLog(writer), watch, keeper]
+        try:
+            trainer.train()
+        except DivergedError as error:
+            kept = f"; {path} keeps the last good state" if path.exists() else ""
+            raise DivergedError(f"{error} (--{args.function}_lr){kept}") from None
         if trainer.step < trainer.total_steps:
             print(f"stopped at step {trainer.step}; go on with the same command and --resume", file=sys.stderr)
             raise KeyboardInterrupt
@@ -298,6 +331,27 @@ def train(args: argparse.Namespace, phase: Phase, model: GPT, corpus: CharCorrup
     path.unlink(missing_ok=True)
     print(f"done: loss {loss:.3f}, {duration(trainer.seconds)}, {trainer.tokens:,} tokens; {args.writing_params_path}")
     return result
+
+
+@contextlib.contextmanager
+def open_log(folder: str) -> Iterator[SummaryWriter]:
+    """TensorBoard's writer.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written. (TensorBoard's thread would print a
+            traceback of it, too; the error comes again with the next write.)
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    hook, threading.excepthook = threading.excepthook, lambda failure: None
+    try:
+        with SummaryWriter(folder) as writer:
+            yield writer
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{folder}: cannot be written ({reason}); make room, or log to another --expt_dir") from None
+    finally:
+        threading.excepthook = hook
 
 
 def log_folder(args: argparse.Namespace) -> str:
@@ -321,9 +375,7 @@ def pretrain(args: argparse.Namespace) -> Training:
     corpus = load_corpus(args)
     model = make_model(args, corpus.vocab_size, phase.dropout)
     if args.reading_params_path:
-        from checkpoint import load_params
-
-        load_params(args.reading_params_path, model, vocabulary_of(corpus))
+        load_into(model, corpus, args)
     return train(args, phase, model, corpus, corpus)
 
 
@@ -332,18 +384,17 @@ def pretrain(args: argparse.Namespace) -> Training:
 
 def finetune(args: argparse.Namespace) -> Training:
     """Train on question-answer pairs, from pretrained parameters if given, and write the parameters."""
-    from dataset import NameDataset
+    from dataset import Mixture, NameDataset
 
     phase = choose_phase(args)
     corpus = load_corpus(args)
     pairs = NameDataset(corpus, read_text(args.finetune_corpus_path), args.finetune_corpus_path)
+    dataset = Mixture(pairs, corpus) if phase.with_documents else pairs
     model = make_model(args, corpus.vocab_size, phase.dropout)
     if args.reading_params_path:
         # [part f] start from what pretraining has learned
-        from checkpoint import load_params
-
-        load_params(args.reading_params_path, model, vocabulary_of(corpus))
-    return train(args, phase, model, corpus, pairs)
+        load_into(model, corpus, args)
+    return train(args, phase, model, corpus, dataset)
 
 
 # ---------------------------------------------------------------- evaluate
@@ -351,12 +402,10 @@ def finetune(args: argparse.Namespace) -> Training:
 
 def load_for_answers(args: argparse.Namespace) -> tuple[GPT, CharCorruptionDataset]:
     """The model of --reading_params_path on its device, and the corpus with its vocabulary."""
-    from checkpoint import load_params
-
     device = pick_device(args.device)
     corpus = load_corpus(args)
     model = make_model(args, corpus.vocab_size)
-    load_params(args.reading_params_path, model, vocabulary_of(corpus))
+    load_into(model, corpus, args)
     return model.to(device).eval(), corpus
 
 
@@ -383,12 +432,13 @@ def answer(model: GPT, corpus: CharCorruptionDataset, questions: list[str], wher
             )
         prompts.append(torch.tensor([corpus.stoi[c] for c in known + MASK_CHAR]))
     if mended:
-        print(f"{where}: {mended} questions have characters that the corpus lacks; they were asked without them")
+        count = "1 question has" if mended == 1 else f"{mended} questions have"
+        print(f"{where}: {count} characters that the corpus lacks; asked without them")
     device = model.head.weight.device
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
         rows = generate(model, prompts, ANSWER_STEPS, stop=corpus.stoi[MASK_CHAR])
     texts = ("".join(corpus.itos[t] for t in row).split(MASK_CHAR)[0] for row in rows)
-    return [" ".join(text.split()) if set("\t\n\r") & set(text) else text for text in texts]
+    return [" ".join(text.split()) if set(LINE_ENDS + "\t") & set(text) else text for text in texts]
 
 
 def evaluate(args: argparse.Namespace) -> Score:
@@ -417,10 +467,8 @@ def log_accuracy(args: argparse.Namespace, accuracy: float) -> None:
     """The accuracy as a scalar for TensorBoard, in a folder named after the parameters."""
     from pathlib import Path
 
-    from torch.utils.tensorboard import SummaryWriter
-
     name = f"{args.tb_expt_name}_{args.variant}_{Path(args.reading_params_path).name}"
-    with SummaryWriter(f"{args.expt_dir}/evaluate/{name}") as writer:
+    with open_log(f"{args.expt_dir}/evaluate/{name}") as writer:
         writer.add_scalar(f"accuracy/{Path(args.eval_corpus_path).stem}", accuracy, 0)
 
 

@@ -63,9 +63,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What was found: the names asked for, and every wording."""
+    """What was found: the names asked for, the model's number of parameters, and every wording."""
 
     names: list[str]
+    parameters: int
     original: Asked
     reworded: Asked
     further: list[Asked]
@@ -84,6 +85,19 @@ class Sensitivity:
     def reworded_correct(self) -> int | None:
         """Right answers to the reworded question; None for a file without answers."""
         return self.reworded.correct
+
+    def result(self) -> dict[str, float]:
+        """Both accuracies and McNemar's test on their difference, for results files; for a file with answers."""
+        lost, won, p = mcnemar(self.original.right, self.reworded.right)
+        return {
+            "original": self.original_correct / self.total,
+            "reworded": self.reworded_correct / self.total,
+            "n": self.total,
+            "only_original": lost,
+            "only_reworded": won,
+            "p_mcnemar": float(f"{p:.3g}"),
+            "parameters": self.parameters,
+        }
 
 
 # ---------------------------------------------------------------- wordings
@@ -166,7 +180,7 @@ def measure(args: argparse.Namespace) -> Sensitivity:
     original = ask(ORIGINAL)
     reworded = ask(REWORDED, original.predictions)
     further = [ask(wording, original.predictions) for wording in (WORDINGS if args.wordings else ())]
-    return Sensitivity(names, original, reworded, further)
+    return Sensitivity(names, sum(p.numel() for p in model.parameters()), original, reworded, further)
 
 
 def build_parser() -> argparse.ArgumentParser:

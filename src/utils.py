@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import random
 import re
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 MASK_CHAR = "\u2047"  # the double question mark: a span stood here / the answer starts or ends here
 PAD_CHAR = "\u25a1"  # the empty square: nothing stands here
+LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # all that some reader takes for the end of a line
 
 
 class UserError(Exception):
@@ -54,7 +56,7 @@ def set_seed(seed: int) -> None:
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a UTF-8 file; a byte order mark is dropped and CRLF becomes a newline.
+    """The text of a UTF-8 file; a byte order mark is dropped, CRLF and CR become newlines as in Python's open().
 
     Raises:
         UserError: the file is missing, empty, a directory, unreadable, or not UTF-8 text.
@@ -64,12 +66,12 @@ def read_text(path: str | Path) -> str:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path (programs run from the project's root)") from None
     except IsADirectoryError:
-        raise UserError(f"{path}: is a directory, a text file is expected") from None
+        raise UserError(f"{path}: is a directory; give the name of a text file") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path}: cannot be read ({reason})") from None
+        raise UserError(f"{path}: cannot be read ({reason}); check the path and who may read it") from None
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{path}: is UTF-16, UTF-8 is expected; save it as UTF-8")
+        raise UserError(f"{path}: is UTF-16, UTF-8 is expected; save the file as UTF-8")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -77,10 +79,10 @@ def read_text(path: str | Path) -> str:
         raise UserError(f"{path}, line {line}: is not UTF-8 text; save the file as UTF-8") from None
     if "\x00" in text:
         line = text[: text.index("\x00")].count("\n") + 1
-        raise UserError(f"{path}, line {line}: holds a zero byte; a text file is expected")
-    text = text.replace("\r\n", "\n")
+        raise UserError(f"{path}, line {line}: holds a zero byte, so it is no UTF-8 text; save the file as UTF-8")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
-        raise UserError(f"{path}: is empty")
+        raise UserError(f"{path}: is empty; check that it is the right file")
     return text
 
 
@@ -104,19 +106,19 @@ def read_pairs(text: str, source: str | Path, with_answers: bool | None = None) 
     if not lines:
         raise UserError(f"{source}: is empty; lines 'question<TAB>place' are expected")
     expects_tab = "\t" in lines[0] if with_answers is None else with_answers
-    shape = "'question<TAB>place'" if expects_tab else "a question alone, as on line 1"
+    shape = "'question<TAB>place' is expected" if expects_tab else "a question alone is expected, as on line 1"
     pairs = []
     for number, line in enumerate(lines, 1):
         where = f"{source}, line {number}"
         if not line.strip():
-            raise UserError(f"{where}: is blank; {shape} is expected")
-        if line.count("\t") != expects_tab:
-            raise UserError(f"{where}: has {line.count(chr(9))} tabs; {shape} is expected")
+            raise UserError(f"{where}: is blank; {shape}")
+        if (tabs := line.count("\t")) != expects_tab:
+            raise UserError(f"{where}: has {tabs or 'no'} {'tab' if tabs < 2 else 'tabs'}; {shape}")
         question, _, answer = line.partition("\t")
         if not question.strip() or re.fullmatch(r"Where was\s+born\?", question.strip()):
-            raise UserError(f"{where}: has no name to ask for; {shape} is expected")
+            raise UserError(f"{where}: has no name to ask for; {shape}")
         if expects_tab and not answer.strip():
-            raise UserError(f"{where}: has no place after the tab; {shape} is expected")
+            raise UserError(f"{where}: has no place after the tab; {shape}")
         for special in (MASK_CHAR, PAD_CHAR):
             if special in line:
                 raise UserError(
@@ -131,7 +133,26 @@ def fingerprint(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
+def read_rows(path: str | Path) -> list[dict]:
+    """The rows of a results file (JSON), none if it does not exist.
+
+    Raises:
+        UserError: it is no list of rows.
+    """
+    if not Path(path).exists():
+        return []
+    try:
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError:
+        rows = None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path}: is not a list of result rows; restore it from git, or delete it")
+    return rows
+
+
 # ---------------------------------------------------------------- writing
+
+ROOM_IN_NAME = 32  # bytes that ".checkpoint" and the marks of a temporary file add to a name
 
 
 @contextlib.contextmanager
@@ -141,11 +162,10 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     Raises:
         UserError: the folder is missing or read-only, or the disk is full; an old file stays as it was.
     """
+    check_writable(path)
     path = Path(path)
     temporary = None
     try:
-        if path.is_dir():
-            raise IsADirectoryError(21, "is a directory")
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -154,10 +174,11 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = None
-    except FileNotFoundError:
-        raise UserError(f"{path}: the folder {path.parent} does not exist; make it, or write elsewhere") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from None
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); an old file of that name is unchanged; "
+            "make room, or write elsewhere"
+        ) from None
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -176,21 +197,62 @@ def write_text(path: str | Path, text: str) -> None:
         file.write(text.encode("utf-8"))
 
 
+def add_rows(path: str | Path, rows: list[dict], key: Sequence[str]) -> None:
+    """Put rows into a results file, atomically; a row with the same key is replaced in its place, others stay.
+
+    Args:
+        path: file of rows (JSON), made if it does not exist.
+        rows: what to put in.
+        key: names of the entries that identify a row.
+
+    Raises:
+        UserError: the file holds something else, which stays.
+    """
+    table = {tuple(row.get(name) for name in key): row for row in [*read_rows(path), *rows]}
+    write_text(path, "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in table.values()) + "\n]\n")
+
+
 def check_writable(path: str | Path | None) -> None:
     """Refuse an output path that could not be written, before hours of work and not after.
 
     Raises:
-        UserError: the folder is missing or read-only, or the path is a directory.
+        UserError: the folder is missing or read-only, or the path is a directory, a device, or too long.
     """
     if path is None:
         return
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path}: is a directory, a file name is expected")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: the folder {path.parent} does not exist; make it, or write elsewhere")
+    try:
+        if path.is_dir():
+            raise UserError(f"{path}: is a directory, a file name is expected")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is no plain file but a device or a pipe; give the name of a file")
+        if not path.parent.is_dir():
+            raise UserError(f"{path}: the folder {path.parent} does not exist; make it, or write elsewhere")
+        longest = os.pathconf(path.parent, "PC_NAME_MAX") - ROOM_IN_NAME
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path}: cannot be written ({reason}); give another name") from None
+    if len(os.fsencode(path.name)) > longest:
+        raise UserError(f"{path}: the name is too long, {longest} bytes fit; give a shorter one")
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"{path}: the folder {path.parent.resolve()} is read-only; write elsewhere")
+
+
+def check_log_folder(path: str | Path) -> None:
+    """Refuse a folder of logs (--expt_dir) that could not be made, before hours of work and not after.
+
+    Raises:
+        UserError: it, or where it would be made, is a file or read-only.
+    """
+    try:
+        there = next(p for p in (Path(path), *Path(path).absolute().parents) if p.exists())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"--expt_dir {path}: cannot be made ({reason}); give another folder") from None
+    if not there.is_dir():
+        raise UserError(f"--expt_dir {path}: {there} is a file, a folder is expected; give another one")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"--expt_dir {path}: the folder {there} is read-only; give another one")
 
 
 # ---------------------------------------------------------------- generation

@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from checkpoint import (
     save_params,
     vocabulary_hash,
 )
-from helpers import tiny_model
+from helpers import SRC, Program, tiny_model
 from reference import NaivePaddedGPT, contract_shapes
 from utils import UserError
 
@@ -259,11 +261,27 @@ def test_file_that_is_no_checkpoint(tmp_path):
     assert path.stat().st_size == 5000
 
 
-def test_half_written_checkpoints_are_swept_and_nothing_else(tmp_path):
+def test_half_written_files_are_swept_and_nothing_else(tmp_path):
     """Bug: a SIGKILL in the middle of a write left its temporary file for ever, tens of MB each time."""
-    scrap, other = tmp_path / ".p.checkpoint.abc.tmp", tmp_path / ".q.checkpoint.abc.tmp"
-    good = tmp_path / "p.checkpoint"
-    for path in (scrap, other, good):
-        path.write_bytes(b"x")
-    remove_scraps(good)
-    assert not scrap.exists() and other.exists() and good.exists()
+    path, others = tmp_path / "p.checkpoint", (".q.checkpoint.abcd_123.tmp", ".p.checkpoint.mine.abcd_123.tmp")
+    for name in others:
+        (tmp_path / name).touch()
+    killed = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, utils\nwith utils.atomic_write(sys.argv[1]): print(1, flush=True); input()",
+            path,
+        ],
+        env=Program.environment() | {"PYTHONPATH": str(SRC)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    killed.stdout.readline()
+    killed.kill()
+    killed.communicate()
+    path.write_bytes(b"good")
+    assert len(os.listdir(tmp_path)) == 4
+    remove_scraps(path)
+    assert sorted(os.listdir(tmp_path)) == sorted((*others, "p.checkpoint"))
+    assert path.read_bytes() == b"good"

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from dataset import CharCorruptionDataset, Corruption, NameDataset
+from dataset import CharCorruptionDataset, Corruption, Mixture, NameDataset
 from utils import MASK_CHAR, PAD_CHAR, UserError, read_text
 
 M, P = "\u2047", "\u25a1"
@@ -327,11 +327,18 @@ def test_document_without_a_new_word_is_corrupted_anywhere():
     assert {start for start, _ in seen} >= set(range(20))
 
 
-def test_words_after_a_preposition_come_more_often():
-    """after_preposition = 4: "Łódź" stands after "in", McKay and X2 do not; it is asked for 4 times of 6."""
-    seen = spans_of(Corruption(keep_whole=1.0, new_word=1.0, one_word=1.0, after_preposition=4.0), count=6000)
+def test_first_place_comes_more_often():
+    """first_place = 4: "Łódź" is the first new word after a preposition and is asked for 4 times of 6."""
+    seen = spans_of(Corruption(keep_whole=1.0, new_word=1.0, one_word=1.0, first_place=4.0), count=6000)
     share = {word: n / 6000 for (_, word), n in seen.items()}
     assert share == pytest.approx({"Łódź": 4 / 6, "McKay": 1 / 6, "X2": 1 / 6}, abs=0.03)
+
+
+def test_first_new_word_stands_in_for_the_first_place():
+    """Without a new word after a preposition, first_place prefers the first new word."""
+    rule = Corruption(keep_whole=1.0, new_word=1.0, one_word=1.0, first_place=9.0)
+    seen = spans_of(rule, "Ann Li. Paris adored Rodin.", count=4000)
+    assert seen[8, "Paris"] / 4000 == pytest.approx(0.9, abs=0.03)
 
 
 def test_excerpts_keep_the_title_and_a_stretch_around_the_word():
@@ -359,6 +366,41 @@ def test_excerpts_keep_the_title_and_a_stretch_around_the_word():
         )
 
 
+def test_one_very_long_document_costs_no_memory():
+    """A line of 2 MB among others once asked for documents x 2 million cells; what is used of it is a few blocks."""
+    rule = Corruption(new_word=1.0, one_word=1.0, excerpt=1.0)
+    data = CharCorruptionDataset("Ann Li. Born in Rome.\n" + "Bo Li. Born in Oslo." + " and so on" * 200_000, 128, rule)
+    assert data._tokens.size(1) <= 512
+    x, _ = data.batch(torch.tensor([0, 1]))
+    assert all(word in ("Born", "Rome", "Oslo") for word in (text_of(data, row).split(M)[2] for row in x))
+
+
+def test_lead_stands_before_the_title():
+    """lead = 1: what an excerpt keeps from left of the word comes before the title, and nothing else changes."""
+    title, body = PERSON[:11], PERSON[11:]
+    data = CharCorruptionDataset(PERSON, 128, Corruption(new_word=1.0, one_word=1.0, excerpt=1.0, lead=1.0))
+    leads = set()
+    for row in data.batch(torch.zeros(2000, dtype=torch.long), torch.Generator().manual_seed(0))[0]:
+        before, after, word, _ = text_of(data, row).split(M)
+        assert before.endswith(title)
+        lead = before.removesuffix(title)
+        assert lead + word + after in body
+        leads.add((word, len(lead)))
+    assert leads == {(word, n) for word in ("Łódź", "McKay", "X2") for n in range(body.index(word) + 1)}
+
+
+def test_nearness_shortens_excerpts():
+    """nearness = 4: the share of the text kept on either side is u**4, a fifth on average instead of a half."""
+    kept = {}
+    for nearness in (1.0, 4.0):
+        rule = Corruption(new_word=1.0, one_word=1.0, first_place=1e9, excerpt=1.0, nearness=nearness)
+        data = CharCorruptionDataset(PERSON, 128, rule)
+        rows = data.batch(torch.zeros(4000, dtype=torch.long), torch.Generator().manual_seed(0))[0]
+        after = [len(text_of(data, row).split(M)[1]) for row in rows]
+        kept[nearness] = sum(after) / len(after) / len(PERSON[PERSON.index("Łódź") + 4 :])
+    assert kept == pytest.approx({1.0: 1 / 2, 4.0: 1 / 5}, abs=0.02)
+
+
 def test_documents_without_new_words_make_no_excerpts():
     """excerpt = 1 leaves a document without new words to the handout's rule."""
     data = CharCorruptionDataset("nothing here is written large", 64, Corruption(new_word=1.0, excerpt=1.0))
@@ -380,6 +422,24 @@ def test_titles_with_initials():
 def test_keep_whole():
     """keep_whole = 1 cuts at the longest length alone."""
     assert {n for n, _, _ in draws(CharCorruptionDataset(LONG, 32, Corruption(keep_whole=1.0)), 500)} == {28}
+
+
+# ---------------------------------------------------------------- both at once
+
+
+def test_mixture_is_its_parts():
+    """Each index of a mixture is the row of its part, filled up to one width; the lengths add up."""
+    corpus = CharCorruptionDataset("Ann Li. Born in Rome?\nBo. No", 64)
+    pairs = NameDataset(corpus, "Ann Li?\tRome\nBo?\tBonn\n")
+    mixture = Mixture(pairs, corpus)
+    assert len(mixture) == 4
+    x, y = mixture.batch(torch.tensor([3, 0, 1]), torch.Generator().manual_seed(0))
+    assert x.shape == y.shape == (3, 64)
+    for got, own in zip((x, y), pairs.batch(torch.tensor([0, 1])), strict=True):
+        assert torch.equal(got[:2, :63], own)
+        assert (got[:2, 63] == 0).all()
+    for got, own in zip((x, y), corpus.batch(torch.tensor([1]), torch.Generator().manual_seed(0)), strict=True):
+        assert torch.equal(got[2:], own)
 
 
 # ---------------------------------------------------------------- files that do not fit

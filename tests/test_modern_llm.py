@@ -1,7 +1,7 @@
-"""modern_llm.py, offline: the parser on replies as models write them, the scores, and the whole script.
+"""modern_llm.py, offline: with a model that says what it is told, and with a tiny one.
 
 The runs of the script use a tiny random Llama with a chat template, made here. They need what
-requirements-llm.txt holds and are skipped without it; the parser's and the scores' tests always run.
+requirements-llm.txt holds and are skipped without it.
 """
 
 from __future__ import annotations
@@ -19,259 +19,8 @@ import pytest
 import torch
 
 import modern_llm
-from modern_llm import locate, normalise, parse_place, upsert_rows, without_thoughts
+from modern_llm import locate
 from utils import UserError, cli, evaluate_places
-
-CURIE = "Where was Marie Curie born?"
-BACH = "What is the birthplace of Johann Sebastian Bach?"
-
-# (question, raw reply, expected place). First, as the three listed models and their kin write.
-REPLIES = [
-    # the place alone
-    (CURIE, "Warsaw", "Warsaw"),
-    (CURIE, "Warsaw.", "Warsaw"),
-    (CURIE, "  Warsaw\n", "Warsaw"),
-    (CURIE, "WARSAW", "WARSAW"),
-    (CURIE, "warsaw", "Warsaw"),
-    (CURIE, '"Warsaw"', "Warsaw"),
-    (CURIE, "Warsaw, Poland", "Warsaw"),
-    (CURIE, "Warsaw, Congress Poland, Russian Empire", "Warsaw"),
-    (CURIE, "Warsaw (then part of the Russian Empire)", "Warsaw"),
-    (CURIE, "Warsaw - Poland", "Warsaw"),
-    (CURIE, "Warsaw/Poland", "Warsaw"),
-    (CURIE, "In Warsaw.", "Warsaw"),
-    (CURIE, "Poland", "Poland"),
-    (CURIE, "Marie Curie", ""),
-    (CURIE, "华沙", "华沙"),
-    (BACH, "São Paulo, Brazil", "São Paulo"),
-    (BACH, "Frankfurt am Main", "Frankfurt am Main"),
-    (BACH, "The Hague, Netherlands", "The Hague"),
-    (BACH, "Stratford-upon-Avon, England", "Stratford-upon-Avon"),
-    (BACH, "Washington, D.C.", "Washington"),
-    (BACH, "St. Petersburg, Russia", "St. Petersburg"),
-    (BACH, "Rio de Janeiro", "Rio de Janeiro"),
-    # full sentences
-    (CURIE, "Marie Curie was born in Warsaw, Poland.", "Warsaw"),
-    (CURIE, "Marie Curie was born on November 7, 1867, in Warsaw, Poland.", "Warsaw"),
-    (CURIE, "Marie Curie was born in Warsaw, Poland on November 7, 1867.", "Warsaw"),
-    (CURIE, "Marie Curie was born in Warsaw on November 7th, 1867.", "Warsaw"),
-    (
-        CURIE,
-        "Marie Curie (née Maria Skłodowska) was born on 7 November 1867 in Warsaw, in what was then Poland.",
-        "Warsaw",
-    ),
-    (CURIE, "She was born in 1867 in Warsaw.", "Warsaw"),
-    (CURIE, "She was born in November 1867. Her birthplace was Warsaw.", "Warsaw"),
-    (CURIE, "Marie Curie, born Maria Skłodowska in Warsaw, was a physicist. She died in Passy.", "Warsaw"),
-    (CURIE, "Marie Curie was born to a family of teachers in Warsaw, Poland.", "Warsaw"),
-    (CURIE, "Marie Curie was born into a Polish family in Warsaw.", "Warsaw"),
-    (CURIE, "Marie Curie was born at the Freta Street Hospital in Warsaw.", "Warsaw"),
-    (CURIE, "marie curie was born in warsaw, poland.", "Warsaw"),
-    (BACH, "Johann Sebastian Bach was born in Eisenach, which is in Thuringia, Germany.", "Eisenach"),
-    (BACH, "The birthplace of Johann Sebastian Bach is Eisenach, Germany.", "Eisenach"),
-    (BACH, "The birthplace of Johann Sebastian Bach is the town of Eisenach in central Germany.", "Eisenach"),
-    (BACH, "Johann Sebastian Bach's birthplace is Eisenach.", "Eisenach"),
-    (BACH, "Eisenach is the birthplace of Johann Sebastian Bach.", "Eisenach"),
-    (BACH, "Eisenach, Germany, is where Johann Sebastian Bach was born. He worked in Leipzig.", "Eisenach"),
-    (BACH, "Bach was born in the small town of Eisenach.", "Eisenach"),
-    (BACH, "Bach was born in a small town in Germany named Eisenach, where his father was a musician.", "Eisenach"),
-    (BACH, "Bach was born in a village called Wechmar, near Gotha.", "Wechmar"),
-    (BACH, "Bach was born in what is now Germany.", "Germany"),
-    (BACH, "Bach was born in the Bronx, New York.", "Bronx"),
-    (BACH, "Bach was born near St. Gallen in Switzerland.", "St. Gallen"),
-    (BACH, "Bach hails from Eisenach, and he wrote the Mass in B minor.", "Eisenach"),
-    (BACH, "Bach was a native of Eisenach.", "Eisenach"),
-    # labels and "the answer is"
-    (CURIE, "The answer is Warsaw.", "Warsaw"),
-    (CURIE, "The answer is: Warsaw, Poland", "Warsaw"),
-    (CURIE, "Answer: Warsaw", "Warsaw"),
-    (CURIE, "Final Answer:\nWarsaw", "Warsaw"),
-    (CURIE, "City: Warsaw", "Warsaw"),
-    (CURIE, "Birthplace: Warsaw, Poland\nBorn: 7 November 1867", "Warsaw"),
-    (CURIE, "Born: 7 November 1867, Warsaw", "Warsaw"),
-    (CURIE, "The city is Warsaw.", "Warsaw"),
-    (CURIE, "It's Warsaw!", "Warsaw"),
-    (CURIE, "Sure! The answer is Warsaw.", "Warsaw"),
-    (CURIE, "Sure, Warsaw.", "Warsaw"),
-    (CURIE, "Warsaw is the correct answer.", "Warsaw"),
-    # markdown, lists, boxes, special tokens
-    (CURIE, "**Warsaw**", "Warsaw"),
-    (CURIE, "Marie Curie was born in **Warsaw, Poland**.", "Warsaw"),
-    (CURIE, "**Marie Curie** was born in **Warsaw**, *Poland*, on **November 7, 1867**.", "Warsaw"),
-    (CURIE, "# Warsaw\n\nMarie Curie spent her childhood there and moved to Paris in 1891.", "Warsaw"),
-    (CURIE, "`Warsaw`", "Warsaw"),
-    (CURIE, "- Warsaw", "Warsaw"),
-    (CURIE, "1. Warsaw\n2. Paris\n3. Berlin", "Warsaw"),
-    (CURIE, "Here are some possible answers:\n\n1. Warsaw\n2. Paris", "Warsaw"),
-    (CURIE, "* **City:** Warsaw\n* **Country:** Poland", "Warsaw"),
-    (CURIE, "$\\boxed{\\text{Warsaw}}$", "Warsaw"),
-    (CURIE, "The answer is \\boxed{Warsaw}.", "Warsaw"),
-    (CURIE, "[Warsaw](https://example.org/Warsaw), Poland", "Warsaw"),
-    (CURIE, "Warsaw<|im_end|>", "Warsaw"),
-    # thoughts
-    (CURIE, "<think>\n\n</think>\n\nWarsaw", "Warsaw"),
-    (
-        CURIE,
-        "<think>She lived in Paris. Or was she born in Lyon? No, Warsaw.</think>\nMarie Curie was born in Warsaw.",
-        "Warsaw",
-    ),
-    (CURIE, "She lived in Paris. Hmm.</think>\n\nWarsaw", "Warsaw"),
-    (CURIE, "<think>Okay, so I need to find out where Marie Curie was born. I think she was born in Paris", ""),
-    # refusals
-    (CURIE, "I don't know.", ""),
-    (CURIE, "I'm sorry, but I don't have information about where Marie Curie was born.", ""),
-    (CURIE, "I couldn't find any information on the birthplace of Marie Curie.", ""),
-    (CURIE, "I do not have access to real-time information, so I cannot answer that.", ""),
-    (CURIE, "Unknown", ""),
-    (CURIE, "N/A", ""),
-    (CURIE, "As an AI language model, I cannot provide personal information about individuals.", ""),
-    (CURIE, "There is no reliable information available about Marie Curie's birthplace.", ""),
-    (CURIE, "", ""),
-    (CURIE, "Marie Curie was a physicist and chemist.", ""),
-    (BACH, "The birthplace of Johann Sebastian Bach is not a place, but rather a musical style.", ""),
-    # hedges and negations
-    (CURIE, "I'm not sure, but I think she was born in Warsaw.", "Warsaw"),
-    (CURIE, "My best guess is Warsaw.", "Warsaw"),
-    (CURIE, "It is believed that Marie Curie was born in Warsaw, though some sources say Paris.", "Warsaw"),
-    (CURIE, "She was probably born in or near Warsaw.", "Warsaw"),
-    (CURIE, "While there's some debate, Marie Curie was born in Warsaw. She is often associated with Paris.", "Warsaw"),
-    (CURIE, "Marie Curie was not born in Paris, but in Warsaw.", "Warsaw"),
-    (CURIE, "She wasn't born in France. She was born in Poland.", "Poland"),
-    (
-        BACH,
-        "The birthplace of Johann Sebastian Bach is a topic of debate. Many see Bach's birthplace as Eisenach, a town.",
-        "Eisenach",
-    ),
-    # names that are places
-    ("Where was Jack London born?", "Jack London was born in San Francisco, California.", "San Francisco"),
-    ("Where was Jack London born?", "London", "London"),
-    ("Where was Paris Hilton born?", "Paris Hilton was born in New York City.", "New York City"),
-    # real ones: SmolLM2-135M-Instruct on our own data
-    ("Where was Gerda Taro born?", "The city of Tegra is not a place where I can visit.", ""),
-    (
-        "Where was Bessie MacNicol born?",
-        "Bessie MacNicol was born in the town of Bresco, Italy, in the 19th century.",
-        "Bresco",
-    ),
-    (
-        "Where was Juan Gris born?",
-        "Juan Gris was born in the city of Barcelona, Spain, on January 22, 1989.",
-        "Barcelona",
-    ),
-    ("Where was Juan Gris born?", "The city of Barcelona, Spain.", "Barcelona"),
-    ("What is the birthplace of Juan Gris?", "The birthplace of Juan Gris is Barcelona, Spain.", "Barcelona"),
-    ("Where was Jari Kurri born?", "The city of Jari Kurri is not a country.", ""),
-    (
-        "Where was Jari Kurri born?",
-        "The exact location of Jari Kurri's birth is not specified in the given information. Please provide the "
-        "location of Jari Kurri's birth, as it is not mentioned in the provided information.",
-        "",
-    ),
-    ("What is the birthplace of Jari Kurri?", "The birthplace of Jari Kurri is not a place, but rather a person.", ""),
-    (
-        "What is the birthplace of Gerda Taro?",
-        "The birthplace of Gerda Taro is a myth, but in reality, it is a fictionalized version of the "
-        "African-American artist who was born in the 1920s in the city of Lagos, Nigeria. However, the actual "
-        "birthplace of Gerda Taro is not a place, but rather",
-        "Lagos",
-    ),
-    (
-        "What is the birthplace of Bessie MacNicol?",
-        "The birthplace of Bessie MacNicol is unknown, but it's believed to be somewhere in the United States. "
-        "The exact location is not known, but it's thought to be somewhere in the Midwest, specifically in the "
-        "state of Missouri.",
-        "United States",
-    ),
-    (
-        "What is the birthplace of Juan Gris?",
-        'The birthplace of Juan Gris is a fictional character from the 2019 film "Juan Gris" by the name of Juan '
-        'Gris. The film was a 2019 adaptation of the 2018 novel "Juan Gris: The Unquiet Grave" by the',
-        "",
-    ),
-    (
-        "What is the birthplace of Salman Rushdie?",
-        "Salman Rushdie is a legendary figure in the world of literature, and his birthplace is indeed India. "
-        "Rushdie was born in Mumbai, India, on August 24, 1941, to a family of Indian immigrants.",
-        "Mumbai",
-    ),
-]
-
-
-@pytest.mark.parametrize(("question", "raw", "place"), REPLIES)
-def test_parser(question: str, raw: str, place: str):
-    """The place, whatever a model wraps around it; nothing where it names none."""
-    assert parse_place(raw, question) == place
-
-
-def test_there_are_enough_replies():
-    """At least 60, no two the same."""
-    assert len({(question, raw) for question, raw, _ in REPLIES}) == len(REPLIES) >= 60
-
-
-# ---------------------------------------------------------------- scores
-
-
-@pytest.mark.parametrize(
-    ("a", "b"),
-    [
-        ("Zürich", "zurich"),
-        ("WARSAW", "Warsaw"),
-        ("Łódź", "Lodz"),
-        ("Paris, France", "Paris"),
-        ("the Bronx", "Bronx"),
-        ("St. Louis", "Saint Louis"),
-        ("Kraków", "Krakow"),
-        ("Tórshavn.", "Torshavn"),
-        ("Århus", "Arhus"),
-        ("Gießen", "Giessen"),
-        ("Winston-Salem", "Winston Salem"),
-    ],
-)
-def test_normalised_places_are_equal(a: str, b: str):
-    """Case, accents, the country, the article and punctuation do not count."""
-    assert normalise(a) == normalise(b)
-
-
-def test_normalisation_keeps_places_apart():
-    """Another place stays another place; nothing is no place."""
-    assert normalise("New York") != normalise("York")
-    assert normalise("") != normalise("Paris")
-
-
-def test_thoughts():
-    """What stands before </think> goes; of a reply that never leaves it, nothing stays."""
-    assert without_thoughts("<think>Paris?</think>\nRome") == "Rome"
-    assert without_thoughts("Paris?</think>Rome") == "Rome"
-    assert without_thoughts("<think>Paris? Rome") == ""
-    assert without_thoughts("Rome") == "Rome"
-
-
-def test_rows_are_put_in_place(tmp_path):
-    """A row with the same key is replaced where it stands; other rows, also with another n, stay."""
-    path = tmp_path / "modern_llm.json"
-    row = {
-        "model": "m",
-        "data": "own",
-        "prompt": "bare",
-        "template": "original",
-        "n": 3,
-        "exact": 0.0,
-        "normalised": 0.0,
-    }
-    upsert_rows(path, [row, row | {"template": "reworded"}])
-    upsert_rows(path, [row | {"exact": 1.0}, row | {"n": 500}, row | {"data": "course"}])
-    rows = json.loads(path.read_text())
-    assert [(r["data"], r["template"], r["n"], r["exact"]) for r in rows] == [
-        ("own", "original", 3, 1.0),
-        ("own", "reworded", 3, 0.0),
-        ("own", "original", 500, 0.0),
-        ("course", "original", 3, 0.0),
-    ]
-    path.write_text("{}")
-    with pytest.raises(UserError, match="is not a list of result rows"):
-        upsert_rows(path, [row])
-    assert path.read_text() == "{}"
-
 
 # ---------------------------------------------------------------- the script, with a model that says what it is told
 
@@ -410,6 +159,24 @@ def test_limit_writes_no_results_unasked(parrot, tmp_path):
     assert not list((tmp_path / "results").iterdir())
     assert modern_llm.main(argv) == 0
     assert (tmp_path / "results" / "modern_llm.json").exists()
+
+
+def test_throughput_is_printed_and_kept(parrot, tmp_path, capsys):
+    """One line; a row where it is asked for, and nothing else is written."""
+    argv = ["--throughput", "--limit", "3", "--batch_size", "2"]
+    assert start(*argv) == 0
+    assert "3 questions (bare, original): one at a time" in capsys.readouterr().out
+    assert len(parrot.asked) == 2 * (1 + 3)
+    (row,) = json.loads((tmp_path / "r.json").read_text())
+    assert (row["model"], row["n"], row["batch_size"], row["same"]) == ("tiny", 3, 2, 3)
+    assert row["times"] == row["batched"] / row["one_at_a_time"]
+    assert row["hardware"].startswith("cpu") and row["precision"] == "float32" and row["new_tokens"] == 64
+    assert row["command"].startswith("python src/modern_llm.py --model tiny")
+    assert row["command"].endswith("--throughput --limit 3 --batch_size 2")
+    assert start(*argv) == 0 and len(json.loads((tmp_path / "r.json").read_text())) == 1
+    assert not list(tmp_path.glob("modern_llm.*"))
+    assert modern_llm.main(["--model", "tiny", "--eval_corpus_path", "dev.tsv", "--device", "cpu", *argv]) == 0
+    assert not (tmp_path / "results").exists()
 
 
 # ---------------------------------------------------------------- what the user can mend

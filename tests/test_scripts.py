@@ -10,11 +10,14 @@ import torch
 
 import naive
 import report
+import reproduce
 import submission
 from dataset import CharCorruptionDataset
 from helpers import SRC, Program, invent_people, tiny_model
+from modern_llm import KEY as ASKED
+from modern_llm import LISTED
 from reference import NaivePaddedGPT
-from utils import UserError, generate
+from utils import UserError, add_rows, generate
 
 # ---------------------------------------------------------------- submission
 
@@ -129,31 +132,29 @@ def row(seed: int, dev: float) -> dict:
     return {"data": "own", "variant": "rope", "recipe": "fast", "seed": seed, "dev": dev, "n": 500, **more}
 
 
-KEY = ("data", "variant", "recipe", "seed", "hardware")
-
-
 def test_rows_are_added_and_replaced_but_never_touched_otherwise(tmp_path):
-    """A row with the same key is replaced, the others stay, in their order."""
+    """A row with the same key is replaced where it stands, the others stay; an entry that a row lacks is part of it."""
     path = tmp_path / "accuracy.json"
-    report.add_rows(path, [row(0, 0.1), row(1, 0.2)], KEY)
+    add_rows(path, [row(0, 0.1), row(1, 0.2)], report.TRAINED)
     other = {"data": "course", "variant": "rope", "recipe": "best", "seed": 0, "note": "kept as it is"}
-    report.add_rows(path, [other], KEY)
-    report.add_rows(path, [row(0, 0.3)], KEY)
-    assert json.loads(path.read_text()) == [row(1, 0.2), other, row(0, 0.3)]
+    add_rows(path, [other], report.TRAINED)
+    add_rows(path, [row(0, 0.3), row(2, 0.4)], report.TRAINED)
+    assert json.loads(path.read_text()) == [row(0, 0.3), row(1, 0.2), other, row(2, 0.4)]
 
 
-def test_a_damaged_results_file_is_not_overwritten(tmp_path):
-    """Results that cannot be read are an error in one line, and stay."""
+@pytest.mark.parametrize("damaged", ["[{", "{}", "[1]"])
+def test_a_damaged_results_file_is_not_overwritten(tmp_path, damaged: str):
+    """What is no list of rows is an error in one line, and stays."""
     path = tmp_path / "accuracy.json"
-    path.write_text("[{")
-    with pytest.raises(UserError, match="restore it from git"):
-        report.add_rows(path, [row(0, 0.1)], KEY)
-    assert path.read_text() == "[{"
+    path.write_text(damaged)
+    with pytest.raises(UserError, match="is not a list of result rows; restore it from git"):
+        add_rows(path, [row(0, 0.1)], report.TRAINED)
+    assert path.read_text() == damaged
 
 
 def test_tables_say_accuracy_with_interval_and_bar(tmp_path):
     """200 of 500 is 40.0 % with Wilson's interval 35.8 to 44.4, beside rope's bar of 30 %."""
-    report.add_rows(tmp_path / "accuracy.json", [row(0, 0.4)], KEY)
+    add_rows(tmp_path / "accuracy.json", [row(0, 0.4)], report.TRAINED)
     text = report.write_tables(tmp_path)
     assert (
         "| rope pretrained and finetuned | own | fast | 0 | 40.0% (35.8 to 44.4) | - | 30% | 1,000 | 1.0 | cpu |"
@@ -164,8 +165,8 @@ def test_tables_say_accuracy_with_interval_and_bar(tmp_path):
 
 def test_the_picture_is_drawn_for_shares_of_nought_and_one(tmp_path):
     """Bug: at 0 right answers the interval began a rounding error below 0, and matplotlib refused the error bar."""
-    report.add_rows(tmp_path / "accuracy.json", [row(0, 1.0)], KEY)
-    report.add_rows(tmp_path / "controls.json", [dict(row(0, 0.0), what="vanilla without pretraining")], ("what",))
+    add_rows(tmp_path / "accuracy.json", [row(0, 1.0)], report.TRAINED)
+    add_rows(tmp_path / "controls.json", [dict(row(0, 0.0), what="vanilla without pretraining")], ("what",))
     report.draw(tmp_path, "own", "fast", 0)
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
@@ -178,6 +179,101 @@ def test_text_is_put_between_marks_and_nowhere_else(tmp_path):
     assert path.read_text() == "before\n<!-- results -->\nnew\n<!-- /results -->\nafter\n"
     with pytest.raises(UserError, match="marks"):
         report.put_between(path, "speed", "new")
+
+
+# ---------------------------------------------------------------- results of part 4
+
+
+def add_comparison(folder: Path, model: str, datasets: tuple[str, ...] = ("own", "course")) -> None:
+    """Rows as sensitivity.py and modern_llm.py give them: 100 questions, the LLM asked in both ways."""
+    counts = {"only_original": 12, "only_reworded": 2, "p_mcnemar": 0.0129}
+    ours = {"data": "own", "variant": "rope", "recipe": "fast", "seed": 0, "hardware": "cpu", "n": 100}
+    ours |= {"original": 0.3, "reworded": 0.2, "parameters": 3_300_000, **counts}
+    add_rows(folder / "sensitivity.json", [ours], report.TRAINED)
+    rows = []
+    for data in datasets:
+        for prompt, right in (("bare", 0.0), ("instructed", 0.4)):
+            cell = {"model": model, "data": data, "prompt": prompt, "n": 100, "parameters": 134_515_008}
+            rows.append(cell | {"template": "original", "exact": right, "normalised": right + 0.1})
+            rows.append(cell | {"template": "reworded", "exact": right, "normalised": right, **counts})
+    add_rows(folder / "modern_llm.json", rows, ASKED)
+
+
+def test_the_comparison_shows_both_wordings_with_intervals_and_the_paired_test(tmp_path):
+    """Ours and the LLM's rows side by side, own data first; 10 of 100 has the interval 5.5 to 17.4."""
+    add_comparison(tmp_path, "tiny-llm", ("course", "own"))
+    lines = report.write_comparison(tmp_path).split("\n")
+    assert lines[2] == (
+        "| our RoPE model (fast, seed 0) | 3,300,000 | own | question alone | 30.0% (21.9 to 39.6) "
+        "| 20.0% (13.3 to 28.9) | - | - | 12 : 2 | 0.013 |"
+    )
+    assert lines[3] == (
+        "| tiny-llm | 134,515,008 | own | question alone | 0.0% (0.0 to 3.7) | 0.0% (0.0 to 3.7) "
+        "| 10.0% (5.5 to 17.4) | 0.0% (0.0 to 3.7) | 12 : 2 | 0.013 |"
+    )
+    assert [line.split(" | ")[2:4] for line in lines[4:7]] == [
+        ["own", "with instructions"],
+        ["course", "question alone"],
+        ["course", "with instructions"],
+    ]
+    assert len({line.count(" | ") for line in lines if "---" not in line}) == 1
+    assert "\n".join(lines) in (tmp_path / "modern_llm.md").read_text()
+
+
+def test_make_run_keeps_both_accuracies_of_part_4a(delivered, monkeypatch):
+    """The rows of reproduce.py with the trainings left out: the original wording has evaluate's accuracy."""
+    monkeypatch.setattr(reproduce, "ROOT", delivered.folder)
+    monkeypatch.chdir(delivered.folder)
+    for step in ("train", "naive_step_seconds", "test_answers"):
+        monkeypatch.setattr(reproduce.Reproduction, step, lambda *arguments: None)
+    steps = reproduce.Reproduction("fast", 3, delivered.folder, "own", "cpu")
+    steps.all()
+    (found,), rope = steps.sensitivity, steps.accuracy[-1]
+    assert rope["variant"] == found["variant"] == "rope"
+    assert found["original"] == rope["dev"] and found["n"] == rope["n"] == 6
+    assert found["reworded"] == next(row["dev"] for row in steps.controls if "reworded" in row["what"])
+    assert found["only_original"] - found["only_reworded"] == round(6 * (found["original"] - found["reworded"]))
+    assert 0 <= found["p_mcnemar"] <= 1 and found["parameters"] > 3_000_000
+    same = ("data", "recipe", "seed", "hardware", "corpus", "commit", "command", "date")
+    assert all(found[name] == rope[name] for name in same) and set(report.TRAINED) <= set(found)
+
+
+def test_listed_models_say_not_run_until_they_are(tmp_path):
+    """A row with the command for each of the three; numbers instead for the one that was run, from a folder too."""
+    table = report.write_comparison(tmp_path)
+    assert [f"| {model} | - | own | not run here: `make llm LLM={model}` |" in table for model in LISTED] == [True] * 3
+    add_comparison(tmp_path, "Llama-3.2-1B-Instruct")
+    add_comparison(tmp_path, "Qwen/Qwen3-1.7B")
+    table = report.write_comparison(tmp_path)
+    assert table.count("not run here") == 1 and "make llm LLM=HuggingFaceTB/SmolLM2-1.7B-Instruct" in table
+    assert "| Qwen/Qwen3-1.7B | 134,515,008 | own |" in table
+
+
+def test_a_model_asked_in_one_wording_has_no_other_column(tmp_path):
+    """Rows of a run with --template original: dashes for the rest."""
+    cell = {"model": "m", "data": "own", "prompt": "bare", "template": "original", "n": 10, "parameters": 5}
+    add_rows(tmp_path / "modern_llm.json", [cell | {"exact": 0.0, "normalised": 0.5}], ASKED)
+    line = report.write_comparison(tmp_path).split("\n")[2]
+    assert line == "| m | 5 | own | question alone | 0.0% (0.0 to 27.8) | - | 50.0% (23.7 to 76.3) | - | - | - |"
+    report.draw_sensitivity(tmp_path)
+    assert (tmp_path / "sensitivity.png").exists()
+
+
+def test_everything_is_written_anew_from_the_rows(tmp_path, monkeypatch):
+    """python scripts/report.py: both tables in their files and in the README, and both pictures."""
+    results = tmp_path / "results"
+    results.mkdir()
+    add_rows(results / "accuracy.json", [row(0, 0.4)], report.TRAINED)
+    add_comparison(results, "tiny-llm")
+    marks = "".join(f"<!-- {mark} -->\n<!-- /{mark} -->\n" for mark in ("results", "modern_llm"))
+    (tmp_path / "README.md").write_text(marks)
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    assert report.main([]) == 0
+    readme = (tmp_path / "README.md").read_text()
+    assert "| rope pretrained and finetuned | own |" in readme and "| tiny-llm | 134,515,008 |" in readme
+    for name in ("accuracy.png", "sensitivity.png"):
+        assert (results / name).read_bytes().startswith(b"\x89PNG")
+    assert report.main(["--recipe", "none"]) == 0  # no rows: says so, and the tables are written all the same
 
 
 # ---------------------------------------------------------------- the naive computation of experiments/speed.py

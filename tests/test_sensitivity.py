@@ -131,6 +131,17 @@ def test_only_the_questions_change(folder, scripted, capsys):
     found = sensitivity.run(sensitivity.build_parser().parse_args(arguments(folder, "dev.tsv")))
     assert scripted == [[f"Where was {n} born?" for n in PEOPLE], [f"What is the birthplace of {n}?" for n in PEOPLE]]
     assert (found.total, found.original_correct, found.reworded_correct) == (4, 4, 1)
+    weights = torch.load(folder / "rope.params")
+    parameters = sum(weights[name].numel() for name in weights if not name.endswith(("mask", "rope_cache")))
+    assert found.result() == {
+        "original": 1.0,
+        "reworded": 0.25,
+        "n": 4,
+        "only_original": 3,
+        "only_reworded": 0,
+        "p_mcnemar": 0.25,
+        "parameters": parameters,
+    }
     assert [found.names[i] for i in found.reworded.changed] == ["Ansa Veld", "Cil d'Orra", "Dov Élan"]
     lines = capsys.readouterr().out.split("\n")
     assert [line for line in lines if line.startswith("Correct:")] == ["Correct: 1.0 out of 4.0: 25.0%"]
