@@ -21,10 +21,11 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
 
 import run  # noqa: E402
 from dataset import CharCorruptionDataset, NameDataset  # noqa: E402
+from report import record_robustness  # noqa: E402
 from utils import UserError, evaluate_places, read_pairs, read_text  # noqa: E402
 
 SNIPPETS = [
@@ -141,11 +142,10 @@ def main() -> int:
                 broken.append(f"{role}, file {i}: {type(error).__name__}: {error}")
     accepted = sum(n for (_, what), n in outcome.items() if what == "accepted")
     counts = {f"{role} {what}": n for (role, what), n in sorted(outcome.items())}
-    print(
-        json.dumps(
-            {"files": args.files, "accepted": round(accepted / args.files, 3), "tracebacks": len(broken), **counts}
-        )
-    )
+    result = {"files": args.files, "accepted": round(accepted / args.files, 3), "tracebacks": len(broken), **counts}
+    print(json.dumps(result))
+    found = f"{args.files:,} mutated files, {result['accepted']:.1%} got past the parsers, {len(broken)} tracebacks"
+    record_robustness(f"python experiments/fuzz.py --files {args.files}", found, result)
     for line in broken[:20]:
         print(line, file=sys.stderr)
     return 1 if broken or accepted < 0.3 * args.files else 0

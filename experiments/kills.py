@@ -23,6 +23,10 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from report import record_robustness  # noqa: E402
+
 HALF_WRITTEN = ".*.tmp"
 
 
@@ -86,7 +90,11 @@ def main() -> int:
         same = a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
         left = [p.name for p in folder.iterdir() if p.name.endswith((".checkpoint", ".tmp"))]
     result = {"kills": kills, "in_the_middle_of_a_write": in_write, "resumed_at_steps": steps}
-    print(json.dumps(result | {"bit_for_bit_the_same": same, "left_behind": left}))
+    result |= {"bit_for_bit_the_same": same, "left_behind": left}
+    print(json.dumps(result))
+    found = f"{kills} kills, {in_write} of them in the middle of a write; the parameters are "
+    found += f"{'bit for bit those' if same else 'NOT those'} of the undisturbed run, {len(left)} files left behind"
+    record_robustness(f"python experiments/kills.py --kills {args.kills}", found, result)
     return 0 if same and not left and kills == args.kills and in_write else 1
 
 

@@ -18,6 +18,10 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from report import record_robustness  # noqa: E402
+
 DOCUMENTS, BATCH = 1600, 8
 
 
@@ -48,8 +52,12 @@ def main() -> int:
             if line.startswith("epoch "):  # "epoch 1/10 step 200 loss ..."
                 seen[int(line.split()[3])] = resident_mb(process.pid)
         failed = process.wait() != 0
-    print(json.dumps({"documents": DOCUMENTS, "batch": BATCH, "rss_mb_at_step": seen}))
+    result = {"documents": DOCUMENTS, "batch": BATCH, "rss_mb_at_step": seen}
+    print(json.dumps(result))
     sizes = list(seen.values())
+    found = f"{sizes[0]:.0f} MB after {min(seen)} steps, {sizes[-1]:.0f} MB after {max(seen):,}; between "
+    found += f"{min(sizes):.0f} and {max(sizes):.0f} MB all the time (batches of {BATCH}, a checkpoint every 15 s)"
+    record_robustness("python experiments/memory.py", found, result)
     return 1 if failed or sizes[-1] > 1.1 * sizes[1] else 0
 
 

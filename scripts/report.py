@@ -8,6 +8,7 @@ writes them all anew, those in the README too. reproduce.py calls it at its end,
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
 from modern_llm import LISTED, TEMPLATES  # noqa: E402
-from utils import UserError, atomic_write, cli, read_rows, wilson_interval, write_text  # noqa: E402
+from utils import UserError, add_rows, atomic_write, cli, read_rows, wilson_interval, write_text  # noqa: E402
 
 # The handout's bars, parts (f) and (g).
 BARS = {"vanilla": 0.15, "rope": 0.30}
@@ -76,6 +77,16 @@ def put_between(path: Path, mark: str, text: str) -> None:
     if not start or not end:
         raise UserError(f"{path}: the marks <!-- {mark} --> and <!-- /{mark} --> are missing; restore it from git")
     write_text(path, f"{before}{start}\n{text}\n{end}{after}")
+
+
+def record_robustness(command: str, found: str, details: dict) -> None:
+    """Add a row to results/robustness.json, and write the table in experiments/README.md from all of them."""
+    path = ROOT / "results" / "robustness.json"
+    row = {"command": command, "found": found, "machine": f"{os.cpu_count()} cores, CPU", **details}
+    add_rows(path, [row], ("command",))
+    lines = ["| command | found |", "|---|---|"]
+    lines += [f"| `{row['command']}` | {row['found']} ({row['machine']}) |" for row in read_rows(path)]
+    put_between(ROOT / "experiments" / "README.md", "robustness", "\n".join(lines))
 
 
 # ---------------------------------------------------------------- part 4
