@@ -166,7 +166,7 @@ def asked_places(settings: dict, data: Path, pairs: list[tuple[str, str]]) -> li
     generator = torch.Generator().manual_seed(settings["seed"])
     for _ in range(settings["max_epochs"]):
         for indices in torch.randperm(len(documents), generator=generator).split(settings["batch_size"]):
-            _, start, span, skip = documents.choose_spans(indices, generator)
+            _, start, span, skip, _, _ = documents.choose_spans(indices, generator)
             for i, first, length in zip(indices.tolist(), (start + skip).tolist(), span.tolist(), strict=True):
                 if i in asked:
                     asked[i] += documents.data[i][first : first + length] == place_of[i]

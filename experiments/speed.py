@@ -187,13 +187,13 @@ def measure_command() -> dict:
 
 
 def compare_losses(corpus: CharCorruptionDataset, variant: str, precision: str, device, steps: int = 200) -> float:
-    """Largest difference of the smoothed losses of naive and fast, from the same start on the same batches of 32.
+    """Largest difference of the smoothed losses of naive and fast, from the same start on the same batches of 16.
 
     Dropout off; both with the handout's optimiser and schedule. Smoothed: mean of 20 steps.
     """
     torch.manual_seed(0)
     config = GPTConfig(corpus.vocab_size, BLOCK, rope=variant == "rope", embd_pdrop=0, resid_pdrop=0, attn_pdrop=0)
-    settings = TrainerConfig(batch_size=32, learning_rate=6e-3, lr_decay=True, warmup_tokens=512 * 20)
+    settings = TrainerConfig(batch_size=16, learning_rate=6e-3, lr_decay=True, warmup_tokens=512 * 20)
     settings.final_tokens, settings.max_epochs, settings.precision = 650 * BLOCK * len(corpus), 10**6, precision
     fast = Trainer(GPT(config).to(device).train(), corpus, None, settings, device)
     slow = NaiveGPT(config).to(device).train()
@@ -211,11 +211,11 @@ def compare_losses(corpus: CharCorruptionDataset, variant: str, precision: str, 
         if step % fast.steps_per_epoch == 0:
             fast.order = torch.randperm(len(corpus), generator=generator)
         fast.step = step
-        first = step % fast.steps_per_epoch * 32
+        first = step % fast.steps_per_epoch * 16
         generator_state = fast.generator.get_state()
         _, fast_loss, *_ = fast._train_step()
         fast.generator.set_state(generator_state)
-        x, y = corpus.batch(fast.order[first : first + 32], fast.generator)
+        x, y = corpus.batch(fast.order[first : first + 16], fast.generator)
         _, loss = slow(x.to(device), y.to(device))
         slow_optimizer.zero_grad()
         loss.backward()
@@ -295,7 +295,7 @@ def more(results: dict) -> str:
         f"Dropout takes {dropout['vanilla']:.1%} of a step of vanilla, {dropout['rope']:.1%} of rope (steps with and "
         f"without it in turn). `run.py --help` takes {command['help_seconds']} s; from the start of `run.py pretrain` "
         f"to its first step it takes {command['startup_seconds']} s; a training at the handout's batch needs "
-        f"{command['training_memory_mb']:.0f} MB at most. Over 200 steps (batch 32, dropout off, the same start and "
+        f"{command['training_memory_mb']:.0f} MB at most. Over 200 steps (batch 16, dropout off, the same start and "
         f"batches) the losses of naive and fast, smoothed over 20 steps, differ by at most {losses['vanilla']:.2%} "
         f"(vanilla) and {losses['rope']:.2%} (rope)."
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -43,8 +44,8 @@ def precompute_rotary_emb(dim: int, max_positions: int) -> Tensor:
 def apply_rotary_emb(x: Tensor, rope_cache: Tensor) -> Tensor:
     """Turn each pair of features of the vector at position t by the angle t theta_i.
 
-    A pair (x1, x2) becomes (x1 cos - x2 sin, x2 cos + x1 sin): the real and imaginary part of
-    (x1 + i x2)(cos + i sin), handout equation (2), in real arithmetic. Computed in float32.
+    A pair (x1, x2), read as x1 + i x2, is multiplied by cos + i sin: handout equation (2). Computed in
+    float32. Complex numbers live in here alone (see `precompute_rotary_emb`).
 
     Args:
         x: (B, nh, T, hs), queries or keys.
@@ -53,36 +54,45 @@ def apply_rotary_emb(x: Tensor, rope_cache: Tensor) -> Tensor:
     Returns:
         (B, nh, T, hs), the dtype of x.
     """
-    cos, sin = rope_cache[: x.size(2)].repeat_interleave(2, dim=1).unbind(-1)  # each (T, hs)
-    sign = torch.tensor([-1.0, 1.0], device=x.device).repeat(x.size(-1) // 2)  # (hs,)
-    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)  # (x2, x1) for every pair (x1, x2)
-    return (x * cos + swapped * (sin * sign)).to(x.dtype)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (B, nh, T, hs/2)
+    turn = torch.view_as_complex(rope_cache[: x.size(2)].contiguous())  # (T, hs/2)
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
 
 # ---------------------------------------------------------------- dropout
 
 
 class _Dropout(torch.autograd.Function):
-    """Dropout whose random numbers are 16 bits each, four of them from one 64-bit draw.
+    """Dropout whose random numbers are 15 bits each, four of them from one 64-bit draw of numpy's.
 
-    On a CPU torch draws a float per element, which costs more than the layer around it. The
-    probability is p rounded to 1/65536, and the scale is that of the rounded p.
+    On a CPU torch draws a number per element, and multiplies by a mask of another type; both cost more
+    than the layer around them. Here the mask is an integer of all ones or all zeros that is laid over the
+    bits of x. The probability is p rounded to 1/32768, and the scale is that of the rounded p. Torch's
+    random numbers seed each draw, so that their state decides all.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, p: float) -> Tensor:
-        dropped = round(p * 65536)
-        draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
-        keep = bits >= dropped - 32768
-        ctx.save_for_backward(keep)
-        ctx.scale = 65536 / (65536 - dropped)
-        return (x * keep).mul_(ctx.scale)
+        dropped = round(p * 32768)
+        source = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
+        draws = source.integers(0, 2**64, size=(x.numel() + 3) // 4, dtype=np.uint64)
+        bits = torch.from_numpy(draws.view(np.int16))[: x.numel()].view(x.shape).bitwise_and_(0x7FFF)  # 0 .. 32767
+        # dropped - 1 - bits is negative where bits >= dropped; its sign fills the mask: -1, all ones, to keep
+        mask = bits.neg_().add_(dropped - 1).bitwise_right_shift_(15)
+        ctx.save_for_backward(mask)
+        ctx.scale = 32768 / (32768 - dropped)
+        return _Dropout.masked(x, mask).mul_(ctx.scale)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        (keep,) = ctx.saved_tensors
-        return (grad * keep).mul_(ctx.scale), None
+        (mask,) = ctx.saved_tensors
+        return _Dropout.masked(grad, mask).mul_(ctx.scale), None
+
+    @staticmethod
+    def masked(x: Tensor, mask: Tensor) -> Tensor:
+        """x where the mask is -1, 0 where it is 0."""
+        same_size = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+        return (x.contiguous().view(same_size) & mask.to(same_size)).view(x.dtype)
 
 
 class Dropout(nn.Dropout):
@@ -157,20 +167,24 @@ class CausalSelfAttention(nn.Module):
             lengths = torch.full((x.size(0),), x.size(1), device=x.device)
             return self(x.flatten(0, 1), Rows.of(lengths)).view(x.shape)
         qkv = self.qkv(x).view(len(x), self.n_head, 3, -1)  # (N, nh, 3, hs): q, k, v of every head
-        if self.rope:
-            # [part g] turn queries and keys, by the place that each position has in its row
-            qk = qkv[:, :, :2].flatten(1, 2).transpose(0, 1)[None]  # (1, 2 nh, N, hs)
-            qk = apply_rotary_emb(qk, self.rope_cache[rows.position])[0].transpose(0, 1)
-            qkv = torch.cat((qk.unflatten(1, (-1, 2)), qkv[:, :, 2:]), dim=2)
         if cache is not None:
+            if self.rope:
+                # [part g] turn before storing, by the place that each position has in its row
+                qk = qkv[:, :, :2].flatten(1, 2).transpose(0, 1)[None]  # (1, 2 nh, N, hs)
+                qk = apply_rotary_emb(qk, self.rope_cache[rows.position])[0].transpose(0, 1)
+                qkv = torch.cat((qk.unflatten(1, (-1, 2)), qkv[:, :, 2:]), dim=2)
             cache.write(qkv[:, :, 1], qkv[:, :, 2], rows)
             reach = to_cells(rows.position[:, None], rows)[:, 0]  # (cells,) what a query may see
-        cells = to_cells(qkv.flatten(1), rows)  # (cells, 3 C)
+        blocks = to_cells(qkv.flatten(1), rows).split([g.stop - g.start for g in rows.groups])  # each (b T, 3 C)
         out = []
-        for g in rows.groups:
-            block = cells[g.start : g.stop].view(g.size, g.width, self.n_head, -1).transpose(1, 2)
-            q, k, v = block.chunk(3, dim=-1)  # each (b, nh, T, hs)
+        for g, block in zip(rows.groups, blocks, strict=True):
+            block = block.view(g.size, g.width, self.n_head, 3, -1)
+            qk, v = block.permute(3, 0, 2, 1, 4).contiguous().split((2, 1))  # (2 or 1, b, nh, T, hs)
             visible = None
+            if self.rope and cache is None:
+                # [part g] turn queries and keys; a row's first position is 0
+                qk = apply_rotary_emb(qk.flatten(0, 1), self.rope_cache).view(qk.shape)
+            q, k, v = qk[0], qk[1], v[0]  # each (b, nh, T, hs)
             if cache is not None:
                 last = slice(g.first, g.first + g.size)
                 query_reach = reach[g.start : g.stop].view(g.size, 1, g.width, 1)
@@ -201,9 +215,11 @@ class CausalSelfAttention(nn.Module):
         if visible is None:
             visible = self.mask[0, 0, : q.size(-2), : q.size(-2)] != 0  # (T, T)
         hidden = torch.zeros_like(visible, dtype=q.dtype).masked_fill_(~visible, float("-inf"))
-        hidden = hidden.expand(q.size(0), q.size(1), -1, -1).flatten(0, 1)  # (B nh, T, S)
+        if hidden.ndim == 4:
+            hidden = hidden.expand(q.size(0), q.size(1), -1, -1).flatten(0, 1)  # (B nh, T, S)
         q, k, v = (t.flatten(0, 1) for t in (q, k, v))  # (B nh, T or S, hs)
-        # hidden + q k^T / sqrt(hs): (B nh, T, hs) x (B nh, hs, S) -> (B nh, T, S)
-        scores = torch.baddbmm(hidden, q, k.transpose(-2, -1), alpha=1 / math.sqrt(q.size(-1)))
-        y = self.attn_drop(F.softmax(scores, dim=-1)) @ v  # (B nh, T, S) x (B nh, S, hs)
+        with torch.autocast(q.device.type, enabled=False):  # or softmax would leave bfloat16 and come back
+            # hidden + q k^T / sqrt(hs): (B nh, T, hs) x (B nh, hs, S) -> (B nh, T, S)
+            scores = torch.baddbmm(hidden, q, k.transpose(-2, -1), alpha=1 / math.sqrt(q.size(-1)))
+            y = self.attn_drop(F.softmax(scores, dim=-1)) @ v  # (B nh, T, S) x (B nh, S, hs)
         return y.unflatten(0, (-1, self.n_head))

@@ -117,6 +117,8 @@ class Corruption:
             text there, u uniform; 1 is anywhere, 8 mostly within a few characters.
         lead: share of the excerpts whose part left of the word stands before the title, so that names
             are met in other places than the first, as in a question.
+        answer_only: share of the examples whose loss is taken on the span and the last MASK alone, as
+            T5 does and finetuning too, and not on the text before them.
     """
 
     keep_whole: float = 0.0
@@ -126,6 +128,7 @@ class Corruption:
     excerpt: float = 0.0
     nearness: float = 1.0
     lead: float = 0.0
+    answer_only: float = 0.0
 
 
 class CharCorruptionDataset:
@@ -231,7 +234,7 @@ class CharCorruptionDataset:
             x, y: (B, block_size)
         """
         indices = indices.to(self._tokens.device)
-        n, start, span, skip, lead = (t[:, None] for t in self.choose_spans(indices, generator))  # (B, 1)
+        n, start, span, skip, lead, quiet = (t[:, None] for t in self.choose_spans(indices, generator))  # (B, 1)
         j = torch.arange(self.block_size + 1, device=n.device)  # (block_size + 1,)
         # prefix: 0 .. start, MASK at start, suffix up to n - span, MASK, span up to n + 1, MASK at n + 2
         source = torch.where(j < start, j, torch.where(j <= n - span, j - 1 + span, start + j - (n - span) - 2))
@@ -242,7 +245,7 @@ class CharCorruptionDataset:
         s = self._tokens[indices].gather(1, source.clamp(0, self._tokens.size(1) - 1))
         is_mask = (j == start) | (j == n - span + 1) | (j == n + 2)
         s = s.masked_fill(is_mask, self.stoi[MASK_CHAR]).masked_fill(j > n + 2, self.stoi[PAD_CHAR])
-        return s[:, :-1], s[:, 1:]
+        return s[:, :-1], s[:, 1:].masked_fill(j[1:] < quiet, self.stoi[PAD_CHAR])
 
     def to(self, device: torch.device | str) -> None:
         """Make batches on this device from now on, from the same random numbers."""
@@ -257,10 +260,11 @@ class CharCorruptionDataset:
             start, span: (B,) where the span starts in what is kept, and its length.
             skip: (B,) characters left out behind the title.
             lead: (B,) characters from left of the span that stand before the title.
+            quiet: (B,) characters at the start of the example that carry no loss.
         """
         rule = self.corruption
-        draws = torch.rand(12, len(indices), generator=generator).to(indices.device)  # the same on every device
-        cut, whole, coin, long, place, salient, pick, single, apart, left, right, ahead = draws
+        draws = torch.rand(13, len(indices), generator=generator).to(indices.device)  # the same on every device
+        cut, whole, coin, long, place, salient, pick, single, apart, left, right, ahead, alone = draws
 
         def uniform(u: Tensor, low: Tensor | int, high: Tensor | int) -> Tensor:
             """An integer in low .. high, from u in [0, 1)."""
@@ -295,7 +299,8 @@ class CharCorruptionDataset:
             n = torch.where(is_excerpt, title + last - first, n)
             skip = torch.where(is_excerpt, first - title, skip)
             lead = torch.where(is_excerpt & (ahead < rule.lead), word - first, lead)
-        return n, start - skip, span, skip, lead
+        quiet = torch.where(alone < rule.answer_only, n - span + 2, 0)  # up to the second MASK
+        return n, start - skip, span, skip, lead, quiet
 
 
 # ---------------------------------------------------------------- both at once

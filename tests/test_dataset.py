@@ -419,6 +419,19 @@ def test_titles_with_initials():
         assert int(CharCorruptionDataset(document, 64)._title[0]) == len(title)
 
 
+def test_answer_only():
+    """answer_only = 1: what follows the second MASK carries loss, the span and the last MASK, and nothing else."""
+    data = CharCorruptionDataset(PERSON, 128, Corruption(answer_only=1.0))
+    x, y = data.batch(torch.zeros(500, dtype=torch.long), torch.Generator().manual_seed(0))
+    for row, targets in zip(x, y, strict=True):
+        before, after, span, _ = text_of(data, row).split(M)
+        quiet = len(before) + len(after) + 1  # the targets before that of the first character of the span
+        assert text_of(data, targets) == P * quiet + span + M + P * (128 - quiet - len(span) - 1)
+    half = CharCorruptionDataset(PERSON, 128, Corruption(answer_only=0.5))
+    _, y = half.batch(torch.zeros(4000, dtype=torch.long), torch.Generator().manual_seed(0))
+    assert (y[:, 0] == 0).float().mean() == pytest.approx(0.5, abs=0.03)
+
+
 def test_keep_whole():
     """keep_whole = 1 cuts at the longest length alone."""
     assert {n for n, _, _ in draws(CharCorruptionDataset(LONG, 32, Corruption(keep_whole=1.0)), 500)} == {28}
