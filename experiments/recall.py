@@ -41,7 +41,6 @@ from utils import (  # noqa: E402
 )
 
 RESULTS = ROOT / "results"
-ACCURACY_KEY = ("data", "variant", "recipe", "seed", "hardware")
 RUN_KEY = ("data", "variant", "recipe", "seed", "change", "epochs", "hardware")
 
 # What the ablation changes in a recipe, one at a time: name, then field and value (Recipe's or its parts').
@@ -89,10 +88,11 @@ def accuracy(args: argparse.Namespace) -> None:
         for variant in args.variants:
             row = run_once(args, variant, seed, "", {})
             del row["folder"]
-            row["command"] = (
-                f"python experiments/recall.py accuracy --recipe {args.recipe} --variants {variant} --seeds {seed}"
-            )
-            add_rows(RESULTS / "accuracy.json", [row], ACCURACY_KEY)
+            flags = f"--recipe {args.recipe} --variants {variant} --seeds {seed}"
+            if args.data_name != "own":
+                flags += f" --data FOLDER --data_name {args.data_name}"
+            row["command"] = f"python experiments/recall.py accuracy {flags}"
+            add_rows(RESULTS / "accuracy.json", [row], report.TRAINED)
 
 
 def runs(args: argparse.Namespace, path: Path, plan: dict[str, dict[str, object]]) -> None:

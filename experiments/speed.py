@@ -1,12 +1,13 @@
 """How much faster than the handout's computation, and how close to what the machine can do.
 
-    python experiments/speed.py [--quick]
+    python experiments/speed.py [--quick] [--parts command losses ...]
 
 Naive (naive.py) and fast (src/) in turn in one process: the pretraining step at the handout's batch
 on the corpus with dropout on, and answering questions. Then what dropout costs, start-up and memory of
-`run.py`, losses over 200 steps from the same start, and profiles. Prints a table, writes it into
-experiments/README.md between its marks, and ends with one line of JSON. --quick takes fewer samples,
-leaves out what comes after the questions, and writes nothing (a few minutes on two cores).
+`run.py`, losses over 200 steps from the same start, and profiles. Keeps all in results/speed.json (--parts
+measures some of it anew), writes it into experiments/README.md between its marks, and ends with one line
+of JSON. --quick takes fewer samples, leaves out what comes after the questions, and writes nothing (a few
+minutes on two cores).
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ from naive import NaiveGPT, naive_answer, naive_item  # noqa: E402
 from packing import supervised_lengths  # noqa: E402
 from report import put_between  # noqa: E402
 from trainer import Trainer, TrainerConfig, schedule  # noqa: E402
-from utils import cli, generate, hardware, pick_device, pick_precision, read_pairs, read_text  # noqa: E402
+from utils import cli, generate, hardware, pick_device, pick_precision, read_pairs, read_text, write_text  # noqa: E402
 
 BATCH, BLOCK = 128, 128
+RESULTS = ROOT / "results" / "speed.json"
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -170,6 +172,14 @@ def measure_dropout(corpus: CharCorruptionDataset, precision: str, rounds: int, 
     return found
 
 
+def most_memory_mb() -> float:
+    """The most RAM that this process has had."""
+    status = Path("/proc/self/status")
+    if status.exists():  # the figure of getrusage counts what the parent had when it forked
+        return int(next(row.split()[1] for row in status.read_text().split("\n") if row.startswith("VmHWM"))) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+
+
 def measure_command() -> dict:
     """Start-up of run.py: --help, and up to the first step; the most memory of a training at the handout's batch."""
     source, wiki = str(ROOT / "src"), str(ROOT / "wiki.txt")
@@ -179,21 +189,23 @@ def measure_command() -> dict:
         stop = f"import sys; sys.path.insert(0, {source!r}); import trainer, run; "
         stop += f"trainer.Trainer._train_step = lambda self: sys.exit(0); run.main({argv!r})"
         found["startup_seconds"] = seconds(lambda: subprocess.run([sys.executable, "-c", stop], stdout=-3, check=True))
-        train = [sys.executable, f"{source}/run.py", *argv, "--max_epochs", "3"]
-        subprocess.run(train, stdout=-3, stderr=-3, check=True)
-    unit = 1024 if sys.platform == "linux" else 1024**2  # kilobytes, or bytes on macOS
-    found["training_memory_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
+        argv += ["--max_epochs", "3"]
+        train = f"import sys; sys.path[:0] = [{source!r}, {str(ROOT / 'experiments')!r}]; import run, speed; "
+        train += f"run.main({argv!r}); print(speed.most_memory_mb())"
+        done = subprocess.run([sys.executable, "-c", train], capture_output=True, text=True, check=True)
+    found["training_memory_mb"] = float(done.stdout.split()[-1])
     return {name: round(value, 2) for name, value in found.items()}
 
 
 def compare_losses(corpus: CharCorruptionDataset, variant: str, precision: str, device, steps: int = 200) -> float:
-    """Largest difference of the smoothed losses of naive and fast, from the same start on the same batches of 16.
+    """Largest difference of the smoothed losses of naive and fast, from the same start on the same batches of 32.
 
-    Dropout off; both with the handout's optimiser and schedule. Smoothed: mean of 20 steps.
+    Dropout off; both with the handout's optimiser and schedule. Smoothed: mean of 50 steps (early on, at
+    the full rate, single losses jump).
     """
     torch.manual_seed(0)
     config = GPTConfig(corpus.vocab_size, BLOCK, rope=variant == "rope", embd_pdrop=0, resid_pdrop=0, attn_pdrop=0)
-    settings = TrainerConfig(batch_size=16, learning_rate=6e-3, lr_decay=True, warmup_tokens=512 * 20)
+    settings = TrainerConfig(batch_size=32, learning_rate=6e-3, lr_decay=True, warmup_tokens=512 * 20)
     settings.final_tokens, settings.max_epochs, settings.precision = 650 * BLOCK * len(corpus), 10**6, precision
     fast = Trainer(GPT(config).to(device).train(), corpus, None, settings, device)
     slow = NaiveGPT(config).to(device).train()
@@ -211,11 +223,11 @@ def compare_losses(corpus: CharCorruptionDataset, variant: str, precision: str, 
         if step % fast.steps_per_epoch == 0:
             fast.order = torch.randperm(len(corpus), generator=generator)
         fast.step = step
-        first = step % fast.steps_per_epoch * 16
+        first = step % fast.steps_per_epoch * 32
         generator_state = fast.generator.get_state()
         _, fast_loss, *_ = fast._train_step()
         fast.generator.set_state(generator_state)
-        x, y = corpus.batch(fast.order[first : first + 16], fast.generator)
+        x, y = corpus.batch(fast.order[first : first + 32], fast.generator)
         _, loss = slow(x.to(device), y.to(device))
         slow_optimizer.zero_grad()
         loss.backward()
@@ -223,8 +235,8 @@ def compare_losses(corpus: CharCorruptionDataset, variant: str, precision: str, 
         for group in slow_optimizer.param_groups:
             group["lr"] = 6e-3 * schedule(fast.positions, settings)
         slow_optimizer.step()
-        losses.append((float(fast_loss), float(loss)))
-    smooth = torch.tensor(losses).T.unfold(1, 20, 1).mean(-1)  # (2, steps - 19)
+        losses.append((float(fast_loss), loss.item()))
+    smooth = torch.tensor(losses).T.unfold(1, 50, 1).mean(-1)  # (2, steps - 49)
     return round(float((smooth[0] / smooth[1] - 1).abs().max()), 4)
 
 
@@ -295,48 +307,70 @@ def more(results: dict) -> str:
         f"Dropout takes {dropout['vanilla']:.1%} of a step of vanilla, {dropout['rope']:.1%} of rope (steps with and "
         f"without it in turn). `run.py --help` takes {command['help_seconds']} s; from the start of `run.py pretrain` "
         f"to its first step it takes {command['startup_seconds']} s; a training at the handout's batch needs "
-        f"{command['training_memory_mb']:.0f} MB at most. Over 200 steps (batch 16, dropout off, the same start and "
-        f"batches) the losses of naive and fast, smoothed over 20 steps, differ by at most {losses['vanilla']:.2%} "
+        f"{command['training_memory_mb']:.0f} MB at most. Over 200 steps (batch 32, dropout off, the same start and "
+        f"batches) the losses of naive and fast, smoothed over 50 steps, differ by at most {losses['vanilla']:.2%} "
         f"(vanilla) and {losses['rope']:.2%} (rope)."
     )
+
+
+def profiles(corpus: CharCorruptionDataset, precision: str, device) -> str:
+    """A naive and a fast step of rope, by operator, in Markdown."""
+    trainer, fast_step = fast_trainer(corpus, "rope", precision, device)
+    slow_step = naive_stepper(NaiveGPT(trainer.model.config).to(device).train(), corpus, device)
+    before, after = profile(slow_step), profile(fast_step)
+    return f"A naive step of rope, by operator:\n\n{before}\n\nA fast step of rope:\n\n{after}"
+
+
+def write(results: dict) -> None:
+    """Keep the results, and write them into the README of the experiments."""
+    write_text(RESULTS, json.dumps(results, indent=1) + "\n")
+    if not all(part in results for part in ("vanilla", "dropout", "command", "losses", "profiles")):
+        return
+    slow_samples, fast_samples = results["vanilla"]["samples"]
+    text = (
+        f"`python experiments/speed.py` on {results['hardware']}, torch {results['torch']}; medians of {slow_samples} "
+        f"naive and {fast_samples} fast steps in turn, batch {BATCH}, dropout 0.1, seed 0, own data:\n\n"
+        f"{table(results)}\n\n{more(results)}\n\n{results['profiles']}"
+    )
+    put_between(ROOT / "experiments" / "README.md", "speed", text)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description="Naive against fast: training steps and answers.")
     parser.add_argument("--quick", action="store_true", help="fewer samples, no file written")
+    parts = ("training", "answers", "dropout", "command", "losses", "profiles")
+    parser.add_argument("--parts", nargs="+", choices=parts, help="measure these alone (default: all)")
     parser.add_argument("--device", default="auto", help="default: %(default)s")
     parser.add_argument("--pretrain_corpus_path", default=str(ROOT / "wiki.txt"))
     parser.add_argument("--eval_corpus_path", default=str(ROOT / "birth_dev.tsv"))
     args = parser.parse_args(argv)
+    wanted = args.parts or (parts[:2] if args.quick else parts)
     device = pick_device(args.device)
     corpus = CharCorruptionDataset(read_text(args.pretrain_corpus_path), BLOCK)
     questions = [q for _, q, _ in read_pairs(read_text(args.eval_corpus_path), args.eval_corpus_path)]
     rounds, precision = 3 if args.quick else 8, pick_precision("auto", device)
-    results: dict = {}
-    for variant in ("vanilla", "rope"):
-        results[variant] = measure_training(variant, corpus, precision, rounds, device)
-    if precision != "float32":
-        results["vanilla float32"] = measure_training("vanilla", corpus, "float32", rounds, device)
-    results["evaluate"] = measure_answers(corpus, questions, 20 if args.quick else 100, device)
-    results["hardware"] = hardware(device)
+    results: dict = json.loads(RESULTS.read_text()) if args.parts and RESULTS.exists() else {}
+    if "training" in wanted:
+        for variant in ("vanilla", "rope"):
+            results[variant] = measure_training(variant, corpus, precision, rounds, device)
+        if precision != "float32":
+            results["vanilla float32"] = measure_training("vanilla", corpus, "float32", rounds, device)
+    if "answers" in wanted:
+        results["evaluate"] = measure_answers(corpus, questions, 20 if args.quick else 100, device)
+    results |= {"hardware": hardware(device), "torch": torch.__version__}
     print(table(results), flush=True)
-    if not args.quick:
+    if "dropout" in wanted:
         results["dropout"] = measure_dropout(corpus, precision, rounds, device)
+    if "command" in wanted:
         results["command"] = measure_command()
+    if "losses" in wanted:
         results["losses"] = {v: compare_losses(corpus, v, precision, device) for v in ("vanilla", "rope")}
-        print(more(results))
-        trainer, fast_step = fast_trainer(corpus, "rope", precision, device)
-        slow_step = naive_stepper(NaiveGPT(trainer.model.config).to(device).train(), corpus, device)
-        slow_samples, fast_samples = results["vanilla"]["samples"]
-        text = (
-            f"`python experiments/speed.py` on {hardware(device)}, torch {torch.__version__}; medians of "
-            f"{slow_samples} naive and {fast_samples} fast steps in turn, batch {BATCH}, dropout 0.1, seed 0, "
-            f"own data:\n\n{table(results)}\n\n{more(results)}\n\nA naive step of rope, by operator:\n\n"
-            f"{profile(slow_step)}\n\nA fast step of rope:\n\n{profile(fast_step)}"
-        )
-        put_between(ROOT / "experiments" / "README.md", "speed", text)
-    print(json.dumps(results))
+    if "profiles" in wanted:
+        results["profiles"] = profiles(corpus, precision, device)
+    if not args.quick:
+        write(results)
+    print(json.dumps({name: value for name, value in results.items() if name != "profiles"}))
     return 0
 
 

@@ -14,6 +14,7 @@ import datetime
 import shlex
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,12 +41,14 @@ class Reproduction:
         data: folder with the four data files.
         data_name: what the data is called in the results.
         device: as in run.py.
+        out: folder of all that is written; the project's root without it, expt/RECIPE for a trial.
     """
 
-    def __init__(self, recipe: str, seed: int, data: Path, data_name: str, device: str):
+    def __init__(self, recipe: str, seed: int, data: Path, data_name: str, device: str, out: Path | None = None):
         self.recipe, self.seed, self.data_name, self.device = recipe, seed, data_name, device
         self.is_trial = RECIPES[recipe].people is not None
-        self.out = ROOT / "expt" / recipe if self.is_trial else ROOT
+        self.logs = None if out is None else out / "logs"
+        self.out = out or (ROOT / "expt" / recipe if self.is_trial else ROOT)
         self.out.mkdir(parents=True, exist_ok=True)
         self.data = small_data(data, self.out, RECIPES[recipe].people) if self.is_trial else data
         self.accuracy: list[dict] = []
@@ -64,6 +67,7 @@ class Reproduction:
             argv += [f"--{flag}", value]
         if function != "evaluate":
             argv += ["--recipe", self.recipe, "--resume"]
+            argv += [] if self.logs is None else ["--expt_dir", str(self.logs)]
         return [*argv, "--seed", str(self.seed), "--device", self.device]
 
     def train(self, function: str, variant: str, writes: str, reads: str | None = None) -> None:
@@ -91,6 +95,9 @@ class Reproduction:
         wanted = {"function": function, "variant": variant, "recipe": self.recipe, "seed": self.seed}
         wanted["corpus"] = fingerprint(self.file("wiki.txt"))
         wanted["from"] = fingerprint(self.file(reads)) if reads else None
+        recipe = RECIPES[self.recipe]
+        phase = recipe.pretrain if function == "pretrain" else recipe.finetune if reads else recipe.scratch
+        wanted |= asdict(phase) | {"corruption": recipe.corruption}
         if function == "finetune":
             wanted["pairs"] = fingerprint(self.file("birth_places_train.tsv"))
         return all(made.get(name) == value for name, value in wanted.items())
@@ -131,7 +138,8 @@ class Reproduction:
             **found,
             "corpus": fingerprint(self.file("wiki.txt")),
             "commit": commit(),
-            "command": f"python scripts/reproduce.py --recipe {self.recipe} --seed {self.seed}",
+            "command": f"python scripts/reproduce.py --recipe {self.recipe} --seed {self.seed}"
+            + ("" if self.data_name == "own" else f" --data FOLDER --data_name {self.data_name}"),
             "date": datetime.date.today().isoformat(),
         }
 
@@ -151,6 +159,12 @@ class Reproduction:
         known = [line.partition("\t")[0] for line in read_text(answers).split("\n")]
         return answers if asked == known else None
 
+    def pretrained(self, variant: str) -> dict:
+        """Pretrain, finetune and evaluate one model; returns its row of results."""
+        self.train("pretrain", variant, f"{variant}.pretrain.params")
+        self.train("finetune", variant, f"{variant}.finetune.params", f"{variant}.pretrain.params")
+        return self.evaluate(variant, f"{variant}.finetune.params", f"{variant}.pretrain")
+
     def all(self) -> None:
         """Parts (d), (f), (g) and 4(a)."""
         print("\n=== part (d): vanilla without pretraining, and London for everyone")
@@ -163,9 +177,7 @@ class Reproduction:
         self.controls.append({"what": "London for everyone", **self.row("-", dev=share, n=scratch["n"])})
         for part, variant in (("f", "vanilla"), ("g", "rope")):
             print(f"\n=== part ({part}): {variant}, pretrained and finetuned")
-            self.train("pretrain", variant, f"{variant}.pretrain.params")
-            self.train("finetune", variant, f"{variant}.finetune.params", f"{variant}.pretrain.params")
-            self.accuracy.append(self.evaluate(variant, f"{variant}.finetune.params", f"{variant}.pretrain"))
+            self.accuracy.append(self.pretrained(variant))
         print("\n=== part 4(a): the question in other words")
         flags = {"reading_params_path": self.file("rope.finetune.params")}
         flags |= {"eval_corpus_path": self.file("birth_dev.tsv")}
