@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 # Rows of a group: small groups waste less padding in attention, large ones make better matrix products.
-ROWS_PER_GROUP = 32
+ROWS_PER_GROUP = 16
 # Widths of groups are rounded up to this. A CPU's matrix library prepares (and keeps) code for every
 # shape that it meets: with few shapes this happens once, not at every step.
 WIDTH_STEP = 8
