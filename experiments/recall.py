@@ -48,12 +48,15 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "as it is": {},
     "the handout's spans and cuts": {"corruption": {}},
     "no excerpts": {"corruption.excerpt": 0.0},
-    "new words after any word alike": {"corruption.after_preposition": 1.0},
+    "all new words alike": {"corruption.first_place": 1.0},
+    "loss on the whole example": {"corruption.answer_only": 0.0},
+    "nothing before the name": {"corruption.lead": 0.0},
     "spans of any length": {"corruption.one_word": 0.0},
     "AdamW alone": {"pretrain.muon_lr": 0.0},
     "batch 128": {"pretrain.batch_size": 128},
     "dropout 0.1": {"pretrain.dropout": 0.1},
     "cosine to a tenth": {"pretrain.decay_shape": "cosine"},
+    "finetuning on the pairs alone": {"finetune.with_documents": False},
     "handout's finetuning": {"finetune": RECIPES["handout"].finetune},
 }
 

@@ -136,6 +136,12 @@ def write_comparison(folder: Path) -> str:
         if model.rpartition("/")[2] not in have:
             command = f"not run here: `make llm LLM={model}`"
             lines.append(f"| {model} | - | own | {command} | - | - | - | - | - | - |")
+    for row in read_rows(folder / "modern_llm_throughput.json"):
+        lines.append(
+            f"\n{row['model']} answers {row['times']:.1f} times as many questions a second in batches of "
+            f"{row['batch_size']} as one at a time ({row['same']} of {row['n']} replies the same; {row['hardware']}, "
+            f"{row['precision']}; `{row['command']}`)."
+        )
     text = "\n".join(lines)
     note = (
         "Written by `scripts/report.py` from `sensitivity.json` and `modern_llm.json`. Original: Where was NAME "

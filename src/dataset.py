@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -93,7 +92,8 @@ class NameDataset:
 # ---------------------------------------------------------------- [part e] span corruption
 
 TITLE = re.compile(r".*?\w\w\. ")  # "Samuel L. Jackson. "
-PREPOSITIONS = re.compile(r"\b(?:in|at|near|from|of)(?: the)? $")
+BEFORE_A_PLACE = re.compile(r"(?:\b(?:in|at|near|from|of)(?: the)? |\b\d{4}\)?,? )$")  # "born in ", "(3 May 1822 "
+BEHIND_A_MONTH = re.compile(r",? \d")  # "May 3", "May, 1822"
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,14 @@ class Corruption:
         keep_whole: share of the documents that are cut only at the longest length allowed
             (the others: at a random length, each of 4 .. block_size * 7/8 equally likely).
         new_word: share of the spans that start where a new word starts and not just anywhere: a
-            capitalised word behind the title ("NAME. ") that the document has only once, such as a
-            place; it cannot be copied, only known. The length is drawn as always. (Salient spans: Guu
-            et al. 2020, Roberts et al. 2020.) A document without such a word: anywhere.
+            capitalised word behind the title ("NAME. ") that the document has not had before, such as
+            a place; it cannot be copied from what stands before, only known. The length is drawn as
+            always. (Salient spans: Guu et al. 2020, Roberts et al. 2020.) A document without such a
+            word: anywhere.
         one_word: share of the new_word spans that end with the word instead.
         first_place: how many times as often as any other new word the first place is chosen: the first
-            new word that stands after one of PREPOSITIONS, else the first new word.
+            new word that stands behind "in", "at", "near", "from", "of" or a year and before no number
+            (as a month does), else the first new word.
         excerpt: share of the documents of which only the title and a stretch of the text around one
             new word, the span, are kept: the fact with less around it, and facts behind the longest cut
             too. Leaves the handout's rule.
@@ -204,13 +206,21 @@ class CharCorruptionDataset:
             found = TITLE.match(document, 0, length.size(1))
             title[i] = found.end() if found else 0
             words = list(re.finditer(r"\w+", document))
-            count = Counter(word.group() for word in words)
-            words = [w for w in words if title[i] <= w.start() and w.end() <= length.size(1)]
-            new = [word for word in words if word.group()[0].isupper() and count[word.group()] == 1]
+            seen = {word.group() for word in words if word.start() < title[i]}
+            new = []
+            for word in words:
+                if title[i] <= word.start() and word.end() <= length.size(1):
+                    if word.group()[0].isupper() and word.group() not in seen:
+                        new.append(word)
+                    seen.add(word.group())
             for word in new:
                 length[i, word.start()] = len(word.group())
                 weight[i, word.start()] = 1.0
-            places = [word for word in new if PREPOSITIONS.search(document[: word.start()])]
+            places = [
+                word
+                for word in new
+                if BEFORE_A_PLACE.search(document[: word.start()]) and not BEHIND_A_MONTH.match(document, word.end())
+            ]
             for first in (places or new)[:1]:
                 weight[i, first.start()] = self.corruption.first_place
         return title, length, weight

@@ -274,6 +274,7 @@ def test_generator_leaves_the_global_random_numbers_alone():
 # ---------------------------------------------------------------- span corruption: our own rules
 
 PERSON = "Émile Noß. Émile Noß was born in Łódź and lived in Rome. Émile liked McKay's X2 in Rome."
+NEW_WORDS = ("Łódź", "Rome", "McKay", "X2")
 
 
 def spans_of(rule: Corruption, document: str = PERSON, count: int = 3000) -> Counter:
@@ -283,19 +284,19 @@ def spans_of(rule: Corruption, document: str = PERSON, count: int = 3000) -> Cou
 
 
 def test_one_word_spans_are_new_capitalised_words():
-    """new_word = one_word = 1 asks for whole capitalised words that stand once, behind the title, equally often.
+    """new_word = one_word = 1 asks for capitalised words where they come up first, behind the title, equally often.
 
-    Émile, Noß and Rome stand more than once and can be copied; "X2" and "McKay" are words.
+    Émile and Noß stand in the title and can be copied, as the second Rome can; "X2" and "McKay" are words.
     """
     seen = spans_of(Corruption(keep_whole=1.0, new_word=1.0, one_word=1.0))
-    assert seen.keys() == {(PERSON.index(w), w) for w in ("Łódź", "McKay", "X2")}
-    assert all(abs(count - 1000) < 5 * (3000 * 2 / 9) ** 0.5 for count in seen.values())
+    assert seen.keys() == {(PERSON.index(w), w) for w in NEW_WORDS}
+    assert all(abs(count - 750) < 5 * (3000 * 3 / 16) ** 0.5 for count in seen.values())
 
 
 def test_new_word_spans_start_with_the_word():
     """new_word = 1 alone starts spans at such words and draws their length as always, cut at the document's end."""
     seen = spans_of(Corruption(keep_whole=1.0, new_word=1.0))
-    assert {start for start, _ in seen} == {PERSON.index(w) for w in ("Łódź", "McKay", "X2")}
+    assert {start for start, _ in seen} == {PERSON.index(w) for w in NEW_WORDS}
     spans = [span for (start, span), n in seen.items() for _ in range(n) if start == PERSON.index("Łódź")]
     assert len(set(map(len, spans))) > 30
     assert sum(map(len, spans)) / len(spans) == pytest.approx(len(PERSON) / 4, rel=0.1)
@@ -303,10 +304,11 @@ def test_new_word_spans_start_with_the_word():
 
 def test_one_word_is_never_cut_short():
     """A word that the random cut runs through is not asked for: with the handout's cuts, spans stay whole words."""
-    words = {"Łódź", "McKay", "X2"}
     data = CharCorruptionDataset(PERSON, 128, Corruption(new_word=1.0, one_word=1.0))
     seen = Counter(
-        PERSON[start : start + span] in words for n, start, span in draws(data, 3000) if n >= PERSON.index("Łódź") + 4
+        PERSON[start : start + span] in NEW_WORDS
+        for n, start, span in draws(data, 3000)
+        if n >= PERSON.index("Łódź") + 4
     )
     assert set(seen) == {True}
 
@@ -314,11 +316,11 @@ def test_one_word_is_never_cut_short():
 def test_shares_of_the_rules():
     """new_word = 0.5 applies to half of the draws, and one_word = 0.5 to half of those."""
     seen = spans_of(Corruption(keep_whole=1.0, new_word=0.5, one_word=0.5), count=20000)
-    words = {(PERSON.index(w), w) for w in ("Łódź", "McKay", "X2")}
+    words = {(PERSON.index(w), w) for w in NEW_WORDS}
     whole = sum(n for key, n in seen.items() if key in words) / 20000
     starting = sum(n for (start, _), n in seen.items() if start in {s for s, _ in words}) / 20000
     assert whole == pytest.approx(0.25, abs=0.02)
-    assert starting == pytest.approx(0.5 + 0.5 * 3 / 78, abs=0.03)
+    assert starting == pytest.approx(0.5 + 0.5 * 4 / 78, abs=0.03)
 
 
 def test_document_without_a_new_word_is_corrupted_anywhere():
@@ -328,14 +330,31 @@ def test_document_without_a_new_word_is_corrupted_anywhere():
 
 
 def test_first_place_comes_more_often():
-    """first_place = 4: "Łódź" is the first new word after a preposition and is asked for 4 times of 6."""
+    """first_place = 4: "Łódź" is the first new word after a preposition and is asked for 4 times of 7."""
     seen = spans_of(Corruption(keep_whole=1.0, new_word=1.0, one_word=1.0, first_place=4.0), count=6000)
     share = {word: n / 6000 for (_, word), n in seen.items()}
-    assert share == pytest.approx({"Łódź": 4 / 6, "McKay": 1 / 6, "X2": 1 / 6}, abs=0.03)
+    assert share == pytest.approx({"Łódź": 4 / 7, "Rome": 1 / 7, "McKay": 1 / 7, "X2": 1 / 7}, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "born 3 May 1822 Rome, Italy",
+        "(3 May 1822, Rome - 1 June 1880 Pisa)",
+        "born in March 1822 in Rome",
+        "born in May, 1822, in Rome",
+        "was a Swiss sculptor (1822) Rome",
+        "of the Rome school, in Pisa",
+    ],
+)
+def test_what_a_place_is(text):
+    """The first place is the first new word behind "in", "at" ... or a year, unless a number follows: no months."""
+    rule = Corruption(keep_whole=1.0, new_word=1.0, one_word=1.0, first_place=1e9)
+    assert {word for _, word in spans_of(rule, "Ann Li. Ann Li " + text, count=200)} == {"Rome"}
 
 
 def test_first_new_word_stands_in_for_the_first_place():
-    """Without a new word after a preposition, first_place prefers the first new word."""
+    """Where no new word looks like a place, first_place prefers the first new word."""
     rule = Corruption(keep_whole=1.0, new_word=1.0, one_word=1.0, first_place=9.0)
     seen = spans_of(rule, "Ann Li. Paris adored Rodin.", count=4000)
     assert seen[8, "Paris"] / 4000 == pytest.approx(0.9, abs=0.03)
@@ -352,11 +371,11 @@ def test_excerpts_keep_the_title_and_a_stretch_around_the_word():
     for part in torch.zeros(8000, dtype=torch.long).split(4000):
         for row in data.batch(part, torch.Generator().manual_seed(len(seen)))[0]:
             before, after, word, _ = text_of(data, row).split(M)
-            assert before.startswith(title) and word in ("Łódź", "McKay", "X2")
+            assert before.startswith(title) and word in NEW_WORDS
             kept = before[len(title) :] + word + after
             assert kept in body and len(title) + len(kept) <= 56
             seen[word, before, after] += 1
-    for word in ("Łódź", "McKay", "X2"):
+    for word in NEW_WORDS:
         at = body.index(word)
         left = {body[:at].removesuffix(before[len(title) :]) for w, before, _ in seen if w == word}
         room = 56 - len(title) - len(word)
@@ -386,7 +405,7 @@ def test_lead_stands_before_the_title():
         lead = before.removesuffix(title)
         assert lead + word + after in body
         leads.add((word, len(lead)))
-    assert leads == {(word, n) for word in ("Łódź", "McKay", "X2") for n in range(body.index(word) + 1)}
+    assert leads == {(word, n) for word in NEW_WORDS for n in range(body.index(word) + 1)}
 
 
 def test_nearness_shortens_excerpts():

@@ -1,0 +1,80 @@
+"""experiments/recall.py: changed recipes, counted exposures, tables and figures from rows."""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
+
+import recall
+from dataset import CharCorruptionDataset, Corruption
+from recipes import RECIPES
+from utils import add_rows, fingerprint
+
+PEOPLE = {"Ann Li": "Rome", "Bo Ek": "Oslo", "Cy Poe": "Bonn"}
+DOCUMENTS = "\n".join(f"{name}. Born in {place}, {name} met Kafka there?" for name, place in PEOPLE.items())
+
+
+def test_changed_recipes():
+    """A change sets one field, of a phase, of the corruption or of the recipe, and leaves the original alone."""
+    fast = RECIPES["fast"]
+    assert recall.changed(fast, {}) == fast
+    batch = recall.changed(fast, {"pretrain.batch_size": 7})
+    assert (batch.pretrain.batch_size, batch.pretrain.max_epochs) == (7, fast.pretrain.max_epochs)
+    lead = recall.changed(fast, {"corruption.lead": 0.0, "finetune": RECIPES["handout"].finetune})
+    assert lead.corruption == fast.corruption | {"lead": 0.0}
+    assert lead.finetune == RECIPES["handout"].finetune
+    assert fast.corruption["lead"] > 0
+
+
+@pytest.mark.parametrize("name", [name for name, changes in recall.ABLATIONS.items() if changes])
+def test_every_ablation_changes_the_fast_recipe(name):
+    """Each named change is a change of the recipe, of fields that exist, and one that a dataset accepts."""
+    recipe = recall.changed(RECIPES["fast"], recall.ABLATIONS[name])
+    assert recipe != RECIPES["fast"]
+    CharCorruptionDataset(DOCUMENTS, 64, Corruption(**recipe.corruption)).batch(torch.arange(3))
+
+
+def test_exposures_are_what_the_training_drew(tmp_path):
+    """asked_places counts, from the seed alone, the examples of the training whose span is the person's place."""
+    (tmp_path / "wiki.txt").write_text(DOCUMENTS, encoding="utf-8")
+    settings = {"corpus": fingerprint(tmp_path / "wiki.txt"), "seed": 5, "max_epochs": 40, "batch_size": 2}
+    settings["corruption"] = {"new_word": 1.0, "excerpt": 0.7, "one_word": 0.5, "lead": 0.5}
+    pairs = [(f"Where was {name} born?", place) for name, place in PEOPLE.items()]
+    found = recall.asked_places(settings, tmp_path, pairs)
+    data = CharCorruptionDataset(DOCUMENTS, 128, Corruption(**settings["corruption"]))
+    generator, expected = torch.Generator().manual_seed(5), dict.fromkeys(PEOPLE, 0)
+    for _ in range(40):
+        for indices in torch.randperm(3, generator=generator).split(2):
+            for i, row in zip(indices.tolist(), data.batch(indices, generator)[0], strict=True):
+                span = "".join(data.itos[int(t)] for t in row).split(data.MASK_CHAR)[2]
+                name = list(PEOPLE)[i]
+                expected[name] += span == PEOPLE[name]
+    assert found == list(expected.values())
+    assert all(4 < count < 40 for count in found)
+
+
+def test_tables_and_figures(tmp_path, monkeypatch):
+    """draw puts a line a run into the README, seeds together, and writes the three figures."""
+    results, readme = tmp_path / "results", tmp_path / "experiments" / "README.md"
+    for folder in (results, readme.parent):
+        folder.mkdir()
+    readme.write_text("".join(f"<!-- {m} -->\n<!-- /{m} -->\n" for m in ("curve", "ablation", "exposures")))
+    monkeypatch.setattr(recall, "RESULTS", results)
+    monkeypatch.setattr(recall, "ROOT", tmp_path)
+    row = {"data": "own", "variant": "rope", "recipe": "fast", "epochs": 9, "n": 500, "seconds": 120.0}
+    rows = [row | {"change": "as it is", "seed": seed, "dev": dev} for seed, dev in ((0, 0.30), (1, 0.40))]
+    add_rows(results / "curve.json", rows, recall.RUN_KEY)
+    add_rows(results / "ablation.json", [*rows, row | {"change": "batch 128", "seed": 0, "dev": 0.1}], recall.RUN_KEY)
+    exposed = {"folder": "f", "data": "own", "variant": "rope", "exposures": 5, "n": 20, "correct": 10}
+    add_rows(results / "exposures.json", [exposed], ("folder", "exposures"))
+    recall.draw(Namespace())
+    text = readme.read_text()
+    assert "| as it is | own | rope | fast | 9 | 0 1 | 35.0% (32.1 to 38.0) | 1000 | 2.0, 2.0 |" in text
+    assert "| batch 128 | own | rope | fast | 9 | 0 | 10.0% (7.7 to 12.9) | 500 | 2.0 |" in text
+    assert "| own | rope | 4 to 7 | 20 | 50.0% (29.9 to 70.1) |" in text
+    for name in ("curve.png", "ablation.png", "exposures.png"):
+        assert (results / name).read_bytes().startswith(b"\x89PNG")
