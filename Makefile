@@ -1,4 +1,4 @@
-# make run   environment, training, evaluation, results, submission   (RECIPE=smoke|fast|handout, SEED=0, DEVICE=auto)
+# make run   environment, training, evaluation, results, submission   (RECIPE=smoke|fast|best|handout, SEED=0, DEVICE=auto)
 # make test  environment and the whole test suite
 # make llm   part 4 with an instruction-tuned model   (LLM=hub id, folder or .gguf file; default: the one of make llm-model)
 PYTHON ?= python3

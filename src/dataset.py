@@ -118,7 +118,8 @@ class Corruption:
         nearness: how near the stretch ends on either side of the word: at the share u**nearness of the
             text there, u uniform; 1 is anywhere, 8 mostly within a few characters.
         lead: share of the excerpts whose part left of the word stands before the title, so that names
-            are met in other places than the first, as in a question.
+            are met in other places than the first, as in a question. This part starts anywhere, each
+            of 0 .. longest_lead characters equally likely as far as they are there.
         answer_only: share of the examples whose loss is taken on the span and the last MASK alone, as
             T5 does and finetuning too, and not on the text before them.
     """
@@ -130,6 +131,7 @@ class Corruption:
     excerpt: float = 0.0
     nearness: float = 1.0
     lead: float = 0.0
+    longest_lead: float = 112
     answer_only: float = 0.0
 
 
@@ -303,12 +305,14 @@ class CharCorruptionDataset:
             start = torch.where(chosen, word, start)
             span = torch.where(chosen, torch.minimum(wanted, torch.where(is_excerpt, wanted, n - word)), span)
             room = self.longest - title
-            left, right = 1 - left**rule.nearness, right**rule.nearness
-            first = uniform(left, torch.maximum(title, word + length - room), word)
+            is_led = is_excerpt & (ahead < rule.lead)
+            left, right = 1 - left ** torch.where(is_led, 1.0, rule.nearness), right**rule.nearness
+            furthest = torch.where(is_led, (room - length).clamp(max=int(rule.longest_lead)), room - length)
+            first = uniform(left, torch.maximum(title, word - furthest), word)
             last = uniform(right, word + length, torch.minimum(self._length[indices], first + room))
             n = torch.where(is_excerpt, title + last - first, n)
             skip = torch.where(is_excerpt, first - title, skip)
-            lead = torch.where(is_excerpt & (ahead < rule.lead), word - first, lead)
+            lead = torch.where(is_led, word - first, lead)
         quiet = torch.where(alone < rule.answer_only, n - span + 2, 0)  # up to the second MASK
         return n, start - skip, span, skip, lead, quiet
 

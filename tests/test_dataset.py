@@ -408,6 +408,16 @@ def test_lead_stands_before_the_title():
     assert leads == {(word, n) for word in NEW_WORDS for n in range(body.index(word) + 1)}
 
 
+def test_leads_are_of_any_length_up_to_the_longest():
+    """longest_lead = 5: each of 0 .. 5 characters before the title equally often, whatever the nearness."""
+    rule = Corruption(new_word=1.0, one_word=1.0, first_place=1e9, excerpt=1.0, lead=1.0, longest_lead=5, nearness=8.0)
+    data = CharCorruptionDataset(PERSON, 128, rule)
+    rows = data.batch(torch.zeros(6000, dtype=torch.long), torch.Generator().manual_seed(0))[0]
+    seen = Counter(text_of(data, row).index(PERSON[:11]) for row in rows)
+    assert seen.keys() == set(range(6))
+    assert all(abs(n - 1000) < 5 * (6000 * 5 / 36) ** 0.5 for n in seen.values())
+
+
 def test_nearness_shortens_excerpts():
     """nearness = 4: the share of the text kept on either side is u**4, a fifth on average instead of a half."""
     kept = {}
