@@ -199,30 +199,22 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def with_interval(rows: list[dict]) -> tuple[float, float, float]:
-    """Share of right dev answers over all rows, and its 95 % interval (Wilson), in per cent."""
-    correct, n = sum(row["dev"] * row["n"] for row in rows), sum(row["n"] for row in rows)
-    return 100 * correct / n, *(100 * end for end in wilson_interval(correct, n))
-
-
-def grouped(rows: list[dict], *keys: str) -> Iterator[tuple[tuple, list[dict]]]:
-    """Rows that agree in some fields, in order of their first."""
-    groups: dict[tuple, list[dict]] = defaultdict(list)
-    for row in rows:
-        groups[tuple(row[key] for key in keys)].append(row)
-    yield from groups.items()
+    """Mean share of right dev answers of several seeds, and its 95 % interval (see mean_percent), in per cent."""
+    share, n = sum(row["dev"] for row in rows) / len(rows), rows[0]["n"]
+    return 100 * share, *(100 * end for end in wilson_interval(share * n, n))
 
 
 def table(rows: list[dict], first: str) -> str:
     """Markdown: one line for all seeds of a run."""
     lines = [
-        f"| {first} | data | variant | recipe | epochs | seeds | dev (95 % interval) | n | minutes (naive step) |",
+        f"| {first} | data | variant | recipe | epochs | seeds | dev, mean (95 % interval): each | n "
+        "| minutes (naive step) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for (name, *key), group in grouped(rows, first, "data", "variant", "recipe", "epochs"):
-        share, low, high = with_interval(group)
+    for (name, *key), group in report.grouped(rows, first, "data", "variant", "recipe", "epochs"):
         seeds = " ".join(str(row["seed"]) for row in group)
         minutes = ", ".join(report.minutes(row) for row in group)
-        cells = [name, *key, seeds, f"{share:.1f}% ({low:.1f} to {high:.1f})", sum(r["n"] for r in group), minutes]
+        cells = [name, *key, seeds, report.mean_percent(group), group[0]["n"], minutes]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
@@ -230,7 +222,7 @@ def table(rows: list[dict], first: str) -> str:
 def exposure_table(rows: list[dict]) -> str:
     """Markdown: right answers by how often the place was asked for, all runs of a data set and variant together."""
     lines = ["| data | variant | times asked | questions | right (95 % interval) |", "|---|---|---|---|---|"]
-    for (data, variant), group in grouped(rows, "data", "variant"):
+    for (data, variant), group in report.grouped(rows, "data", "variant"):
         for label, part in exposure_bins(group):
             n, correct = sum(r["n"] for r in part), sum(r["correct"] for r in part)
             low, high = wilson_interval(correct, n)
@@ -264,8 +256,8 @@ def draw(args: argparse.Namespace) -> None:
     if rows := read_rows(RESULTS / "curve.json"):
         report.put_between(readme, "curve", table(rows, "change"))
         figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
-        for (data, variant), group in grouped(rows, "data", "variant"):
-            points = sorted(grouped(group, "epochs"))
+        for (data, variant), group in report.grouped(rows, "data", "variant"):
+            points = sorted(report.grouped(group, "epochs"))
             shares = [with_interval(part) for _, part in points]
             epochs = [key[0] for key, _ in points]
             minutes = [sum(r["seconds"] for r in part) / len(part) / 60 for _, part in points]
@@ -285,8 +277,8 @@ def draw(args: argparse.Namespace) -> None:
         report.put_between(readme, "ablation", table(rows, "change"))
         figure, axes = plt.subplots(figsize=(7.5, 0.4 * len({r["change"] for r in rows}) + 1.2), layout="constrained")
         names = list(dict.fromkeys(row["change"] for row in rows))
-        for offset, ((data, variant), group) in enumerate(grouped(rows, "data", "variant")):
-            for (name,), part in grouped(group, "change"):
+        for offset, ((data, variant), group) in enumerate(report.grouped(rows, "data", "variant")):
+            for (name,), part in report.grouped(group, "change"):
                 share, low, high = with_interval(part)
                 place, error = names.index(name) + 0.15 * offset, [[share - low], [high - share]]
                 label = f"{variant}, {data} data" if name == group[0]["change"] else None
@@ -301,7 +293,7 @@ def draw(args: argparse.Namespace) -> None:
     if rows := read_rows(RESULTS / "exposures.json"):
         report.put_between(readme, "exposures", exposure_table(rows))
         figure, axes = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
-        for (data, variant), group in grouped(rows, "data", "variant"):
+        for (data, variant), group in report.grouped(rows, "data", "variant"):
             x, y, error = [], [], ([], [])
             for _, part in exposure_bins(group):
                 n, correct = sum(r["n"] for r in part), sum(r["correct"] for r in part)

@@ -200,7 +200,7 @@ def measure_command() -> dict:
 def compare_losses(
     corpus: CharCorruptionDataset, variant: str, precision: str, device, rate: float, steps: int = 200
 ) -> float:
-    """Largest difference of the smoothed losses of two trainings from the same start on the same batches of 32.
+    """Largest difference of the smoothed losses of two trainings from the same start on the same batches of 16.
 
     The first is the naive one in float32. The second is the fast one or, with precision "naive", the naive
     one from a start that differs by a millionth of each weight: what rounding alone grows into. Dropout off;
@@ -208,7 +208,7 @@ def compare_losses(
     """
     torch.manual_seed(0)
     config = GPTConfig(corpus.vocab_size, BLOCK, rope=variant == "rope", embd_pdrop=0, resid_pdrop=0, attn_pdrop=0)
-    settings = TrainerConfig(batch_size=32, learning_rate=rate, lr_decay=True, warmup_tokens=512 * 20)
+    settings = TrainerConfig(batch_size=16, learning_rate=rate, lr_decay=True, warmup_tokens=512 * 20)
     settings.final_tokens, settings.max_epochs = 650 * BLOCK * len(corpus), 10**6
     settings.precision = "float32" if precision == "naive" else precision
     fast = Trainer(GPT(config).to(device).train(), corpus, None, settings, device)
@@ -238,13 +238,13 @@ def compare_losses(
         fast.step = step
         state = fast.generator.get_state()
         if precision == "naive":
-            fast.positions += 32 * BLOCK
+            fast.positions += 16 * BLOCK
             pair = []
         else:
             pair = [float(fast._train_step()[1])]
             fast.generator.set_state(state)
-        first = step % fast.steps_per_epoch * 32
-        x, y = corpus.batch(fast.order[first : first + 32], fast.generator)
+        first = step % fast.steps_per_epoch * 16
+        x, y = corpus.batch(fast.order[first : first + 16], fast.generator)
         pair += [naive_step(model, optimizer, x, y) for model, optimizer in zip(naive, optimizers, strict=True)]
         losses.append(pair)
     smooth = torch.tensor(losses).T.unfold(1, 50, 1).mean(-1)  # (2, steps - 49)
@@ -344,7 +344,7 @@ def more(results: dict) -> str:
         f"Dropout takes {dropout['vanilla']:.1%} of a step of vanilla, {dropout['rope']:.1%} of rope (steps with and "
         f"without it in turn). `run.py --help` takes {command['help_seconds']} s; from the start of `run.py pretrain` "
         f"to its first step it takes {command['startup_seconds']} s; a training at the handout's batch needs "
-        f"{command['training_memory_mb']:.0f} MB at most. Over 200 steps (batch 32, dropout off, the same start and "
+        f"{command['training_memory_mb']:.0f} MB at most. Over 200 steps (batch 16, dropout off, the same start and "
         "batches) the losses of naive (float32) and fast, smoothed over 50 steps, differ by at most "
         f"{losses['vanilla']['calm']:.2%} (vanilla) and {losses['rope']['calm']:.2%} (rope) at a learning rate of "
         "0.001; at the handout's 0.006 single losses jump early on, and they differ by "

@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,10 +43,29 @@ def minutes(row: dict) -> str:
     return f"{row['seconds'] / 60:.1f}" + (f" ({naive:.2f} s)" if naive else "")
 
 
+def grouped(rows: list[dict], *keys: str) -> Iterator[tuple[tuple, list[dict]]]:
+    """Rows that agree in some fields, groups in order of their first row."""
+    groups: dict[tuple, list[dict]] = defaultdict(list)
+    for row in rows:
+        groups[tuple(row.get(key, "-") for key in keys)].append(row)
+    yield from groups.items()
+
+
+def mean_percent(rows: list[dict], share: str = "dev", n: str = "n") -> str:
+    """The mean share of several seeds in per cent, its 95 % interval (Wilson), and the share of each seed.
+
+    The seeds answer the same questions, so the interval is that of one run over them.
+    """
+    if not all(share in row for row in rows):
+        return "-"
+    mean = percent(sum(row[share] for row in rows) / len(rows), rows[0][n])
+    return mean + (": " + ", ".join(f"{100 * row[share]:.1f}" for row in rows) if len(rows) > 1 else "")
+
+
 def write_tables(folder: Path) -> str:
-    """Write results.md from the JSON files of a folder, and return its text."""
+    """Write results.md from the JSON files of a folder, and return its table."""
     lines = [
-        "| model | data | recipe | seed | dev (95 % interval) | test | bar | tokens "
+        "| model | data | recipe | seeds | dev, mean (95 % interval): each | test | bar | tokens "
         "| minutes (naive step) | hardware |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -53,18 +74,20 @@ def write_tables(folder: Path) -> str:
         dict(row, model=f"{row['variant']} pretrained and finetuned", bar=f"{BARS[row['variant']]:.0%}")
         for row in read_rows(folder / "accuracy.json")
     ]
-    for row in sorted(controls + trained, key=lambda r: (r["data"], r["recipe"], r["seed"])):
-        cells = [row["model"], row["data"], row["recipe"], str(row["seed"]), percent(row["dev"], row["n"])]
-        cells.append(percent(row["test"], row["test_n"]) if "test" in row else "-")
-        cells += [row.get("bar", "-"), f"{row['tokens']:,}" if "tokens" in row else "-", minutes(row)]
-        cells.append(row.get("hardware", "-"))
+    rows = sorted(controls + trained, key=lambda r: (r["data"] != "own", r["recipe"], r["seed"]))
+    for key, group in grouped(rows, "model", "data", "recipe", "hardware"):
+        *names, machine = key
+        cells = [*names, " ".join(str(row["seed"]) for row in group), mean_percent(group)]
+        cells += [mean_percent(group, "test", "test_n"), group[0].get("bar", "-")]
+        cells.append(f"{group[0]['tokens']:,}" if "tokens" in group[0] else "-")
+        cells += [", ".join(map(minutes, group)), machine]
         lines.append("| " + " | ".join(cells) + " |")
     text = "\n".join(lines)
     note = (
         "Written by `scripts/report.py` from `accuracy.json` and `controls.json`, which hold the command, the "
-        "commit and the hash of the corpus of every row. Minutes: pretraining and finetuning together; beside "
-        "them how long a step of the handout's computation (`experiments/naive.py`, batch 128) took on the same "
-        "machine in the same hour: the handout needs 14,950 of those for one pretraining.\n\n"
+        "commit and the hash of the corpus of every row. Minutes of each seed: pretraining and finetuning together; "
+        "beside them how long a step of the handout's computation (`experiments/naive.py`, batch 128) took on the "
+        "same machine in the same hour: the handout needs 14,950 of those for one pretraining.\n\n"
     )
     write_text(folder / "results.md", note + text + "\n")
     return text

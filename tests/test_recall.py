@@ -73,7 +73,7 @@ def test_tables_and_figures(tmp_path, monkeypatch):
     add_rows(results / "exposures.json", [exposed], ("folder", "exposures"))
     recall.draw(Namespace())
     text = readme.read_text()
-    assert "| as it is | own | rope | fast | 9 | 0 1 | 35.0% (32.1 to 38.0) | 1000 | 2.0, 2.0 |" in text
+    assert "| as it is | own | rope | fast | 9 | 0 1 | 35.0% (30.9 to 39.3): 30.0, 40.0 | 500 | 2.0, 2.0 |" in text
     assert "| batch 128 | own | rope | fast | 9 | 0 | 10.0% (7.7 to 12.9) | 500 | 2.0 |" in text
     assert "| own | rope | 4 to 7 | 20 | 50.0% (29.9 to 70.1) |" in text
     for name in ("curve.png", "ablation.png", "exposures.png"):

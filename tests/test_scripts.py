@@ -153,13 +153,18 @@ def test_a_damaged_results_file_is_not_overwritten(tmp_path, damaged: str):
 
 
 def test_tables_say_accuracy_with_interval_and_bar(tmp_path):
-    """200 of 500 is 40.0 % with Wilson's interval 35.8 to 44.4, beside rope's bar of 30 %."""
-    add_rows(tmp_path / "accuracy.json", [row(0, 0.4)], report.TRAINED)
-    text = report.write_tables(tmp_path)
-    assert (
-        "| rope pretrained and finetuned | own | fast | 0 | 40.0% (35.8 to 44.4) | - | 30% | 1,000 | 1.0 | cpu |"
-        in text
-    )
+    """200 of 500 is 40.0 % with Wilson's interval 35.8 to 44.4, beside rope's bar of 30 %; so is the mean of two seeds.
+
+    Two seeds answer the same questions: their interval is not narrower.
+    """
+    end = "- | 30% | 1,000"
+    for seed, dev, cells in (
+        (0, 0.4, f"| 0 | 40.0% (35.8 to 44.4) | {end} | 1.0 | cpu |"),
+        (1, 0.5, f"| 0 1 | 45.0% (40.7 to 49.4): 40.0, 50.0 | {end} | 1.0, 1.0 | cpu |"),
+    ):
+        add_rows(tmp_path / "accuracy.json", [row(seed, dev)], report.TRAINED)
+        text = report.write_tables(tmp_path)
+        assert f"| rope pretrained and finetuned | own | fast {cells}" in text
     assert text in (tmp_path / "results.md").read_text()
 
 
