@@ -145,7 +145,7 @@ def main() -> int:
     result = {"files": args.files, "accepted": round(accepted / args.files, 3), "tracebacks": len(broken), **counts}
     print(json.dumps(result))
     found = f"{args.files:,} mutated files, {result['accepted']:.1%} got past the parsers, {len(broken)} tracebacks"
-    record_robustness(f"python experiments/fuzz.py --files {args.files}", found, result)
+    record_robustness(f"python experiments/fuzz.py --files {args.files} --seed {args.seed}", found, result)
     for line in broken[:20]:
         print(line, file=sys.stderr)
     return 1 if broken or accepted < 0.3 * args.files else 0

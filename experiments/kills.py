@@ -94,7 +94,8 @@ def main() -> int:
     print(json.dumps(result))
     found = f"{kills} kills, {in_write} of them in the middle of a write; the parameters are "
     found += f"{'bit for bit those' if same else 'NOT those'} of the undisturbed run, {len(left)} files left behind"
-    record_robustness(f"python experiments/kills.py --kills {args.kills}", found, result)
+    flags = f"--kills {args.kills} --epochs {args.epochs} --seed {args.seed}"
+    record_robustness(f"python experiments/kills.py {flags}", found, result)
     return 0 if same and not left and kills == args.kills and in_write else 1
 
 

@@ -16,6 +16,7 @@ takes other data than the project's.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -27,17 +28,16 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts"), str(ROOT / "experiment
 
 import report  # noqa: E402
 from recipes import RECIPES, Recipe  # noqa: E402
-from reproduce import Reproduction  # noqa: E402
+from reproduce import Reproduction, check_data, name_of_data  # noqa: E402
+from sensitivity import name_in  # noqa: E402
 from utils import (  # noqa: E402
     UserError,
     add_rows,
-    atomic_write,
     cli,
     fingerprint,
     read_pairs,
     read_rows,
     read_text,
-    wilson_interval,
 )
 
 RESULTS = ROOT / "results"
@@ -73,56 +73,63 @@ def changed(recipe: Recipe, changes: dict[str, object]) -> Recipe:
     return recipe
 
 
-def run_once(args: argparse.Namespace, variant: str, seed: int, change: str, changes: dict[str, object]) -> dict:
-    """Pretrain, finetune and evaluate a recipe, changed as told; returns the row of results."""
+def run_once(
+    args: argparse.Namespace,
+    variant: str,
+    seed: int,
+    change: str = "",
+    changes: dict | None = None,
+    kind: str = "recall",
+) -> dict:
+    """Pretrain, finetune and evaluate a recipe, changed as told, in a folder under expt/KIND/; the row of results."""
     name = args.recipe
     if changes:
         name = f"{args.recipe}, {change}"
         RECIPES[name] = changed(RECIPES[args.recipe], changes)
-    folder = ROOT / "expt" / "recall" / f"{args.data_name}_{variant}_{name}_{seed}".replace(" ", "_").replace(",", "")
+    folder = ROOT / "expt" / kind / f"{args.data_name}_{variant}_{name}_{seed}".replace(" ", "_").replace(",", "")
     folder.mkdir(parents=True, exist_ok=True)
-    steps = Reproduction(name, seed, args.data.resolve(), args.data_name, args.device, folder)
-    row = steps.pretrained(variant)
-    return row | {"recipe": args.recipe, "folder": folder.name}
+    row = Reproduction(name, seed, args.data.resolve(), args.data_name, args.device, folder).pretrained(variant)
+    command = f"python experiments/recall.py {args.command} --recipe {args.recipe} --variants {variant} --seeds {seed}"
+    if "epochs" in args:
+        command += f" --epochs {RECIPES[name].pretrain.max_epochs}"
+    if args.data_name != "own":
+        command += f" --data FOLDER --data_name {args.data_name}"
+    return row | {"recipe": args.recipe, "command": command}
+
+
+def runs(args: argparse.Namespace, path: Path, keys: tuple[str, ...], plan: dict[str, dict[str, object]]) -> None:
+    """Rows of a results file: a recipe changed in several ways, each in all variants and seeds."""
+    for change, changes in plan.items():
+        recipe = changed(RECIPES[args.recipe], changes)
+        for seed in args.seeds:
+            for variant in args.variants:
+                wanted = {"data": args.data_name, "variant": variant, "recipe": args.recipe, "seed": seed}
+                if "change" in keys:
+                    wanted |= {"change": change, "epochs": recipe.pretrain.max_epochs}
+                if any(all(row.get(k) == v for k, v in wanted.items()) for row in read_rows(path)):
+                    print(f"{', '.join(map(str, wanted.values()))}: has its row in {path.name}")
+                    continue
+                add_rows(path, [run_once(args, variant, seed, change, changes) | wanted], keys)
 
 
 def accuracy(args: argparse.Namespace) -> None:
     """Rows of results/accuracy.json: a recipe, both variants, several seeds."""
-    for seed in args.seeds:
-        for variant in args.variants:
-            row = run_once(args, variant, seed, "", {})
-            del row["folder"]
-            flags = f"--recipe {args.recipe} --variants {variant} --seeds {seed}"
-            if args.data_name != "own":
-                flags += f" --data FOLDER --data_name {args.data_name}"
-            row["command"] = f"python experiments/recall.py accuracy {flags}"
-            add_rows(RESULTS / "accuracy.json", [row], report.TRAINED)
-
-
-def runs(args: argparse.Namespace, path: Path, plan: dict[str, dict[str, object]]) -> None:
-    """Rows of another results file: a recipe changed in several ways; what has its row is skipped."""
-    for change, changes in plan.items():
-        for variant in args.variants:
-            for seed in args.seeds:
-                epochs = changes.get("pretrain.max_epochs", RECIPES[args.recipe].pretrain.max_epochs)
-                wanted = dict(data=args.data_name, variant=variant, recipe=args.recipe, seed=seed)
-                wanted |= {"change": change, "epochs": epochs}
-                if any(all(row.get(k) == v for k, v in wanted.items()) for row in read_rows(path)):
-                    print(f"{change}, {variant}, seed {seed}: has its row")
-                    continue
-                add_rows(path, [run_once(args, variant, seed, change, changes) | wanted], RUN_KEY)
+    runs(args, RESULTS / "accuracy.json", report.TRAINED, {"": {}})
 
 
 def curve(args: argparse.Namespace) -> None:
     """Rows of results/curve.json: the recipe at several lengths of pretraining, each with its whole schedule."""
     plan = {f"{epochs} epochs": {"pretrain.max_epochs": epochs} for epochs in args.epochs}
-    runs(args, RESULTS / "curve.json", plan)
+    runs(args, RESULTS / "curve.json", RUN_KEY, plan)
 
 
 def ablation(args: argparse.Namespace) -> None:
     """Rows of results/ablation.json: one choice of the recipe changed at a time, at one length of pretraining."""
-    length = {"pretrain.max_epochs": args.epochs[0]}
-    runs(args, RESULTS / "ablation.json", {name: changes | length for name, changes in ABLATIONS.items()})
+    length = {"pretrain.max_epochs": args.epochs}
+    base = changed(RECIPES[args.recipe], length)
+    plan = {name: length | changes for name, changes in ABLATIONS.items()}
+    plan = {name: c for name, c in plan.items() if c == length or changed(RECIPES[args.recipe], c) != base}
+    runs(args, RESULTS / "ablation.json", RUN_KEY, plan)
 
 
 def exposures(args: argparse.Namespace) -> None:
@@ -138,7 +145,7 @@ def exposures(args: argparse.Namespace) -> None:
         variant = settings["variant"]
         pairs = read_pairs(read_text(args.data / "birth_dev.tsv"), args.data / "birth_dev.tsv")
         predicted = read_text(folder / f"{variant}.pretrain.dev.predictions").split("\n")
-        counts = asked_places(settings, args.data, [(q, place) for _, q, place in pairs])
+        counts = asked_places(settings, args.data, [(name_in(q, "dev"), place) for _, q, place in pairs])
         bins: dict[int, list[bool]] = defaultdict(list)
         for (_, _, place), prediction, count in zip(pairs, predicted, counts, strict=False):
             bins[count].append(prediction == place)
@@ -149,10 +156,15 @@ def exposures(args: argparse.Namespace) -> None:
     add_rows(path, rows, ("folder", "exposures"))
 
 
-def asked_places(settings: dict, data: Path, pairs: list[tuple[str, str]]) -> list[int]:
-    """How often the pretraining with these settings asked for each question's place as a span of its own.
+def asked_places(settings: dict, data: Path, people: list[tuple[str, str]]) -> list[int]:
+    """How often the pretraining with these settings asked for each person's place as a span of its own.
 
     Draws what the training drew once more, from the same seed.
+
+    Args:
+        settings: of the pretraining, as its parameters have them.
+        data: folder of the corpus.
+        people: (name, place) each.
     """
     import torch
 
@@ -162,11 +174,14 @@ def asked_places(settings: dict, data: Path, pairs: list[tuple[str, str]]) -> li
     if fingerprint(data / "wiki.txt") != settings["corpus"]:
         raise UserError(f"{data / 'wiki.txt'}: is not the corpus of this run; name the right one with --data")
     documents = CharCorruptionDataset(text, 128, Corruption(**settings["corruption"]))
-    number = {document.partition(". ")[0]: i for i, document in enumerate(documents.data)}
-    names = [question.removeprefix("Where was ").removesuffix(" born?") for question, _ in pairs]
-    people = [number[name.partition(". ")[0]] for name in names]  # the document of each question
-    place_of = {i: place for i, (_, place) in zip(people, pairs, strict=True)}
-    asked = dict.fromkeys(people, 0)
+    titles = zip(documents.data, documents._title.tolist(), strict=True)
+    number = {document[:end].removesuffix(". "): i for i, (document, end) in enumerate(titles)}
+    place_of = {}  # of each document
+    for name, place in people:
+        if name not in number:
+            raise UserError(f"{data / 'wiki.txt'}: has no document whose title is {name!r}")
+        place_of[number[name]] = place
+    asked = dict.fromkeys(place_of, 0)
     generator = torch.Generator().manual_seed(settings["seed"])
     for _ in range(settings["max_epochs"]):
         for indices in torch.randperm(len(documents), generator=generator).split(settings["batch_size"]):
@@ -174,7 +189,7 @@ def asked_places(settings: dict, data: Path, pairs: list[tuple[str, str]]) -> li
             for i, first, length in zip(indices.tolist(), (start + skip).tolist(), span.tolist(), strict=True):
                 if i in asked:
                     asked[i] += documents.data[i][first : first + length] == place_of[i]
-    return [asked[i] for i in people]
+    return [asked[number[name]] for name, _ in people]
 
 
 def verify(args: argparse.Namespace) -> int:
@@ -186,7 +201,8 @@ def verify(args: argparse.Namespace) -> int:
     if fingerprint(args.data / "wiki.txt") != row["corpus"]:
         raise UserError(f"{args.data / 'wiki.txt'}: is not the corpus of row {args.row}; name it with --data")
     args.recipe, args.data_name = row["recipe"], row["data"]
-    new = run_once(args, row["variant"], row["seed"], "", {})
+    shutil.rmtree(ROOT / "expt" / "verify", ignore_errors=True)
+    new = run_once(args, row["variant"], row["seed"], kind="verify")
     same = new["dev"] == row["dev"]
     print(f"row {args.row}: {row['data']}, {row['variant']}, {row['recipe']}, seed {row['seed']}, {row['hardware']}")
     print(
@@ -198,23 +214,18 @@ def verify(args: argparse.Namespace) -> int:
 # ---------------------------------------------------------------- tables and figures
 
 
-def with_interval(rows: list[dict]) -> tuple[float, float, float]:
-    """Mean share of right dev answers of several seeds, and its 95 % interval (see mean_percent), in per cent."""
-    share, n = sum(row["dev"] for row in rows) / len(rows), rows[0]["n"]
-    return 100 * share, *(100 * end for end in wilson_interval(share * n, n))
+def mean_dev(rows: list[dict]) -> float:
+    """Mean share of right dev answers over seeds."""
+    return sum(row["dev"] for row in rows) / len(rows)
 
 
-def table(rows: list[dict], first: str) -> str:
-    """Markdown: one line for all seeds of a run."""
-    lines = [
-        f"| {first} | data | variant | recipe | epochs | seeds | dev, mean (95 % interval): each | n "
-        "| minutes (naive step) |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for (name, *key), group in report.grouped(rows, first, "data", "variant", "recipe", "epochs"):
-        seeds = " ".join(str(row["seed"]) for row in group)
-        minutes = ", ".join(report.minutes(row) for row in group)
-        cells = [name, *key, seeds, report.mean_percent(group), group[0]["n"], minutes]
+def table(rows: list[dict], *keys: str) -> str:
+    """Markdown: one line for all seeds of a run; `keys` tell runs apart."""
+    heads = [*keys, "seeds", "dev: mean (95 % interval), then each seed", "n", "minutes (naive step)"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for names, group in report.grouped(rows, *keys):
+        cells = [*names, " ".join(str(row["seed"]) for row in group), report.mean_percent(group), group[0]["n"]]
+        cells.append(", ".join(report.minutes(row) for row in group))
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
@@ -225,9 +236,7 @@ def exposure_table(rows: list[dict]) -> str:
     for (data, variant), group in report.grouped(rows, "data", "variant"):
         for label, part in exposure_bins(group):
             n, correct = sum(r["n"] for r in part), sum(r["correct"] for r in part)
-            low, high = wilson_interval(correct, n)
-            share = f"{correct / n:.1%} ({100 * low:.1f} to {100 * high:.1f})"
-            lines.append(f"| {data} | {variant} | {label} | {n} | {share} |")
+            lines.append(f"| {data} | {variant} | {label} | {n} | {report.percent(correct / n, n)} |")
     return "\n".join(lines)
 
 
@@ -242,73 +251,83 @@ def exposure_bins(rows: list[dict], edges: tuple[int, ...] = (0, 1, 4, 8, 12, 16
 
 def draw(args: argparse.Namespace) -> None:
     """Write tables into experiments/README.md and figures into results/, from the rows that are there."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    def save(figure, name: str) -> None:
-        with atomic_write(RESULTS / name) as file:
-            figure.savefig(file, dpi=160, metadata={"Software": None})
-        plt.close(figure)
-
     readme = ROOT / "experiments" / "README.md"
+    run = ("data", "variant", "recipe", "epochs")
     if rows := read_rows(RESULTS / "curve.json"):
-        report.put_between(readme, "curve", table(rows, "change"))
-        figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
-        for (data, variant), group in report.grouped(rows, "data", "variant"):
-            points = sorted(report.grouped(group, "epochs"))
-            shares = [with_interval(part) for _, part in points]
-            epochs = [key[0] for key, _ in points]
-            minutes = [sum(r["seconds"] for r in part) / len(part) / 60 for _, part in points]
-            for panel, x in zip(panels, (epochs, minutes), strict=True):
-                error = [[s - low for s, low, _ in shares], [high - s for s, _, high in shares]]
-                panel.errorbar(
-                    x, [s for s, *_ in shares], error, marker="o", capsize=3, label=f"{variant}, {data} data"
-                )
-        for panel, label in zip(panels, ("epochs of pretraining", "minutes, pretraining and finetuning"), strict=True):
-            panel.set_xlabel(label)
-            panel.set_ylim(bottom=0)
-            panel.spines[["top", "right"]].set_visible(False)
-        panels[0].set_ylabel("right dev answers, % (95 % interval)")
-        panels[0].legend(frameon=False, fontsize=9)
-        save(figure, "curve.png")
+        rows.sort(key=lambda row: (row["data"] != "own", row["variant"], row["recipe"], row["epochs"], row["seed"]))
+        report.put_between(readme, "curve", table(rows, *run))
+        draw_curve(rows)
     if rows := read_rows(RESULTS / "ablation.json"):
-        report.put_between(readme, "ablation", table(rows, "change"))
-        figure, axes = plt.subplots(figsize=(7.5, 0.4 * len({r["change"] for r in rows}) + 1.2), layout="constrained")
-        names = list(dict.fromkeys(row["change"] for row in rows))
-        for offset, ((data, variant), group) in enumerate(report.grouped(rows, "data", "variant")):
-            for (name,), part in report.grouped(group, "change"):
-                share, low, high = with_interval(part)
-                place, error = names.index(name) + 0.15 * offset, [[share - low], [high - share]]
-                label = f"{variant}, {data} data" if name == group[0]["change"] else None
-                axes.errorbar(share, place, xerr=error, fmt="o", capsize=3, color=f"C{offset}", label=label)
-        axes.set_yticks(range(len(names)), names)
-        axes.invert_yaxis()
-        axes.set_xlabel("right dev answers, % (95 % interval)")
-        axes.set_xlim(left=0)
-        axes.legend(frameon=False, fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
-        save(figure, "ablation.png")
+        report.put_between(readme, "ablation", table(rows, "change", *run))
+        draw_ablation(rows)
     if rows := read_rows(RESULTS / "exposures.json"):
         report.put_between(readme, "exposures", exposure_table(rows))
-        figure, axes = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
-        for (data, variant), group in report.grouped(rows, "data", "variant"):
-            x, y, error = [], [], ([], [])
-            for _, part in exposure_bins(group):
-                n, correct = sum(r["n"] for r in part), sum(r["correct"] for r in part)
-                low, high = wilson_interval(correct, n)
-                x.append(sum(r["exposures"] * r["n"] for r in part) / n)
-                y.append(100 * correct / n)
-                error[0].append(100 * (correct / n - low))
-                error[1].append(100 * (high - correct / n))
-            axes.errorbar(x, y, error, marker="o", capsize=3, label=f"{variant}, {data} data")
-        axes.set_xlabel("times that the pretraining asked for the place")
-        axes.set_ylabel("right dev answers, % (95 % interval)")
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
-        save(figure, "exposures.png")
+        draw_exposures(rows)
+
+
+def draw_line(axes, x: list[float], shares: list[tuple[float, int]], label: str) -> None:
+    """Points with their intervals, joined; shares of n questions each."""
+    low, high = zip(*([end[0] for end in report.error_bar(share, n)] for share, n in shares), strict=True)
+    axes.errorbar(x, [100 * share for share, _ in shares], [low, high], marker="o", capsize=3, label=label)
+
+
+def finish(figure, panels, name: str) -> None:
+    """What all figures have in common, and write it."""
+    for panel in panels:
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, fontsize=9)
+    report.save(figure, RESULTS / name)
+
+
+def draw_curve(rows: list[dict]) -> None:
+    """Right answers by epochs and by minutes."""
+    figure, panels = report.pyplot().subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for (data, variant, recipe), group in report.grouped(rows, "data", "variant", "recipe"):
+        points = [(key[0], part) for key, part in report.grouped(group, "epochs")]
+        epochs = [epochs for epochs, _ in points]
+        minutes = [sum(r["seconds"] for r in part) / len(part) / 60 for _, part in points]
+        shares = [(mean_dev(part), part[0]["n"]) for _, part in points]
+        for panel, x in zip(panels, (epochs, minutes), strict=True):
+            draw_line(panel, x, shares, f"{variant}, {recipe}, {data} data")
+    for panel, label in zip(panels, ("epochs of pretraining", "minutes, pretraining and finetuning"), strict=True):
+        panel.set_xlabel(label)
+        panel.set_ylim(bottom=0)
+    panels[0].set_ylabel("right dev answers, % (95 % interval)")
+    finish(figure, panels, "curve.png")
+
+
+def draw_ablation(rows: list[dict]) -> None:
+    """Right answers by what was changed."""
+    names = list(dict.fromkeys(row["change"] for row in rows))
+    size = (7.5, 0.4 * len(names) + 1.2)
+    figure, axes = report.pyplot().subplots(figsize=size, layout="constrained")
+    runs = report.grouped(rows, "data", "variant", "recipe", "epochs")
+    for number, ((data, variant, recipe, epochs), group) in enumerate(runs):
+        for (name,), part in report.grouped(group, "change"):
+            place, error = names.index(name) + 0.15 * number, report.error_bar(mean_dev(part), part[0]["n"])
+            label = f"{variant}, {recipe}, {epochs} epochs, {data} data" if part[0] is group[0] else None
+            style = {"fmt": "o", "capsize": 3, "color": f"C{number}", "label": label}
+            axes.errorbar(100 * mean_dev(part), place, xerr=error, **style)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel("right dev answers, % (95 % interval)")
+    axes.set_xlim(left=0)
+    finish(figure, [axes], "ablation.png")
+
+
+def draw_exposures(rows: list[dict]) -> None:
+    """Right answers by how often the place was asked for."""
+    figure, axes = report.pyplot().subplots(figsize=(6.5, 3.4), layout="constrained")
+    for (data, variant), group in report.grouped(rows, "data", "variant"):
+        parts = [part for _, part in exposure_bins(group)]
+        n = [sum(r["n"] for r in part) for part in parts]
+        x = [sum(r["exposures"] * r["n"] for r in part) / k for part, k in zip(parts, n, strict=True)]
+        shares = [(sum(r["correct"] for r in part) / k, k) for part, k in zip(parts, n, strict=True)]
+        draw_line(axes, x, shares, f"{variant}, {data} data")
+    axes.set_xlabel("times that the pretraining asked for the place")
+    axes.set_ylabel("right dev answers, % (95 % interval)")
+    axes.set_ylim(bottom=0)
+    finish(figure, [axes], "exposures.png")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -319,20 +338,30 @@ def main(argv: list[str] | None = None) -> int:
     for function, text in described.items():
         command = commands.add_parser(function.__name__, help=text, description=text)
         command.set_defaults(function=function)
+        if function is draw:
+            continue
         command.add_argument("--data", type=Path, default=ROOT, help="folder of the data files (default: the project)")
-        command.add_argument("--data_name", default="own", help="what the data is called (default: %(default)s)")
-        command.add_argument("--device", default="auto", help="default: %(default)s")
+        if function is not verify:
+            command.add_argument("--data_name", help="what the data is called (default: own, or other)")
+        if function is not exposures:
+            command.add_argument("--device", default="auto", help="default: %(default)s")
         if function in (accuracy, curve, ablation):
-            command.add_argument("--recipe", choices=RECIPES, default="fast", help="default: %(default)s")
+            recipes = [name for name, recipe in RECIPES.items() if recipe.people is None]
+            command.add_argument("--recipe", choices=recipes, default="fast", help="default: %(default)s")
             command.add_argument("--variants", nargs="+", choices=["rope", "vanilla"], default=["rope"])
             command.add_argument("--seeds", nargs="+", type=int, default=[0])
-        if function in (curve, ablation):
+        if function is curve:
             command.add_argument("--epochs", nargs="+", type=int, required=True, help="of pretraining")
+        if function is ablation:
+            command.add_argument("--epochs", type=int, required=True, help="of pretraining")
         if function is exposures:
             command.add_argument("folders", nargs="+", type=Path, help="of runs, under expt/recall/")
         if function is verify:
             command.add_argument("row", type=int, help="number of the row in results/accuracy.json, from 0")
     args = parser.parse_args(argv)
+    if args.function is not draw:
+        check_data(args.data)
+        args.data_name = getattr(args, "data_name", None) or name_of_data(args.data)
     return args.function(args) or 0
 
 

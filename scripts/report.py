@@ -2,7 +2,8 @@
 
     python scripts/report.py
 
-writes them all anew, those in the README too. reproduce.py calls it at its end, `make llm` likewise.
+writes results.md, modern_llm.md, both pictures beside them, and the README's tables. reproduce.py calls it at
+its end, `make llm` likewise. What stands in experiments/README.md is written by the experiments themselves.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ def percent(share: float, n: int) -> str:
     """A share with its 95 % interval (Wilson), in per cent."""
     low, high = wilson_interval(share * n, n)
     return f"{share:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def error_bar(share: float, n: int) -> list[list[float]]:
+    """How far the 95 % interval of a share reaches down and up, in per cent, as matplotlib wants it: no less than 0."""
+    low, high = wilson_interval(share * n, n)
+    return [[max(0.0, 100 * (share - low))], [max(0.0, 100 * (high - share))]]
 
 
 def minutes(row: dict) -> str:
@@ -214,8 +221,7 @@ def draw_pair(axis, pair: dict, y: int) -> float:
     highest = 0.0
     for template, share in match.items():
         offset, marker, colour = POINTS[template]
-        low, high = wilson_interval(share * pair["n"], pair["n"])
-        error = [[max(0.0, 100 * (share - low))], [max(0.0, 100 * (high - share))]]
+        high, error = wilson_interval(share * pair["n"], pair["n"])[1], error_bar(share, pair["n"])
         style = {"fmt": marker, "color": colour, "capsize": 3, "markersize": 5}
         axis.errorbar(100 * share, y + offset, xerr=error, clip_on=False, **style)
         end = (100 * high, y + offset)
@@ -274,8 +280,7 @@ def draw(folder: Path, data: str, recipe: str, seed: int) -> None:
     bars.sort(key=lambda bar: order.get(bar[0], 2))
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
     for y, (_, row) in enumerate(bars):
-        low, high = wilson_interval(row["dev"] * row["n"], row["n"])
-        error = [[max(0.0, 100 * (row["dev"] - low))], [max(0.0, 100 * (high - row["dev"]))]]
+        high, error = wilson_interval(row["dev"] * row["n"], row["n"])[1], error_bar(row["dev"], row["n"])
         trained = "seconds" in row and row["tokens"] and "what" not in row
         axes.barh(y, 100 * row["dev"], xerr=error, color="#2a6f97" if trained else "#b0b7bf", height=0.6, capsize=3)
         axes.text(100 * high + 1, y, f"{row['dev']:.1%}", va="center", fontsize=9)

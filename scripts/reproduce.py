@@ -28,7 +28,18 @@ import sensitivity  # noqa: E402
 import speed  # noqa: E402
 import submission  # noqa: E402
 from recipes import RECIPES  # noqa: E402
-from utils import UserError, add_rows, cli, evaluate_places, fingerprint, hardware, pick_device, read_text, write_text  # noqa: E402
+from utils import (  # noqa: E402
+    UserError,
+    add_rows,
+    cli,
+    evaluate_places,
+    fingerprint,
+    hardware,
+    pick_device,
+    pick_precision,
+    read_text,
+    write_text,
+)
 
 DATA_FILES = ("wiki.txt", "birth_places_train.tsv", "birth_dev.tsv", "birth_test_inputs.tsv")
 
@@ -41,13 +52,13 @@ class Reproduction:
         data: folder with the four data files.
         data_name: what the data is called in the results.
         device: as in run.py.
-        out: folder of all that is written; the project's root without it, expt/RECIPE for a trial.
+        out: folder of all that is written, TensorBoard's logs too; without it the project's root (and
+            expt/), or expt/RECIPE for a trial.
     """
 
     def __init__(self, recipe: str, seed: int, data: Path, data_name: str, device: str, out: Path | None = None):
         self.recipe, self.seed, self.data_name, self.device = recipe, seed, data_name, device
         self.is_trial = RECIPES[recipe].people is not None
-        self.logs = None if out is None else out / "logs"
         self.out = out or (ROOT / "expt" / recipe if self.is_trial else ROOT)
         self.out.mkdir(parents=True, exist_ok=True)
         self.data = small_data(data, self.out, RECIPES[recipe].people) if self.is_trial else data
@@ -67,7 +78,8 @@ class Reproduction:
             argv += [f"--{flag}", value]
         if function != "evaluate":
             argv += ["--recipe", self.recipe, "--resume"]
-            argv += [] if self.logs is None else ["--expt_dir", str(self.logs)]
+        if self.out != ROOT:
+            argv += ["--expt_dir", str(self.out / "logs")]
         return [*argv, "--seed", str(self.seed), "--device", self.device]
 
     def train(self, function: str, variant: str, writes: str, reads: str | None = None) -> None:
@@ -93,6 +105,8 @@ class Reproduction:
             return False
         made = read_stamp(self.file(writes)).get("settings", {})
         wanted = {"function": function, "variant": variant, "recipe": self.recipe, "seed": self.seed}
+        device = pick_device(self.device)
+        wanted |= {"device": device.type, "precision": pick_precision("auto", device)}
         wanted["corpus"] = fingerprint(self.file("wiki.txt"))
         wanted["from"] = fingerprint(self.file(reads)) if reads else None
         recipe = RECIPES[self.recipe]
@@ -206,6 +220,13 @@ def commit() -> str:
         return "unknown"
 
 
+def check_data(folder: Path) -> None:
+    """UserError if one of the data files is missing."""
+    for name in DATA_FILES:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: no such file; --data needs a folder with {', '.join(DATA_FILES)}")
+
+
 def name_of_data(folder: Path) -> str:
     """ "own" for the files that corpus/build.py writes, "other" for any others."""
     ours = build.files(build.split(build.read_people()))
@@ -241,9 +262,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data_name", help="what the data is called in the results (default: own, or other)")
     parser.add_argument("--device", default="auto", help="default: %(default)s")
     args = parser.parse_args(argv)
-    for name in DATA_FILES:
-        if not (args.data / name).is_file():
-            raise UserError(f"{args.data / name}: no such file; --data needs a folder with {', '.join(DATA_FILES)}")
+    check_data(args.data)
     data_name = args.data_name or name_of_data(args.data)
     device = pick_device(args.device)
     print(f"recipe {args.recipe}: {RECIPES[args.recipe].about}\ndata {data_name}, device {hardware(device)}")

@@ -189,7 +189,7 @@ class CausalSelfAttention(nn.Module):
                 last = slice(g.first, g.first + g.size)
                 query_reach = reach[g.start : g.stop].view(g.size, 1, g.width, 1)
                 keys = int(query_reach.max()) + 1
-                k, v = cache.k[last, :, :keys], cache.v[last, :, :keys]
+                k, v = (kept[last, :, :keys].to(q.dtype) for kept in (cache.k, cache.v))
                 visible = torch.arange(keys, device=x.device) <= query_reach  # (b, 1, T, keys)
             y = self.attend(q, k, v, visible)  # (b, nh, T, hs)
             out.append(y.transpose(1, 2).reshape(g.stop - g.start, -1))  # (b T, C)

@@ -67,6 +67,7 @@ class NameDataset:
             x[i, : len(text)] = torch.tensor(encode(text, self.stoi))
             question[i] = len(asked)
         self._tokens, self._question = x, question
+        self.width = self.block_size - 1  # of x and y
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -105,21 +106,21 @@ class Corruption:
             (the others: at a random length, each of 4 .. block_size * 7/8 equally likely).
         new_word: share of the spans that start where a new word starts and not just anywhere: a
             capitalised word behind the title ("NAME. ") that the document has not had before, such as
-            a place; it cannot be copied from what stands before, only known. The length is drawn as
-            always. (Salient spans: Guu et al. 2020, Roberts et al. 2020.) A document without such a
-            word: anywhere.
-        one_word: share of the new_word spans that end with the word instead.
+            a place; it cannot be copied from what stands before, only known. (Salient spans: Guu et al.
+            2020, Roberts et al. 2020.) A document without such a word: anywhere.
+        one_word: share of the new_word spans that end with the word. The length of the others is
+            drawn as always.
         first_place: how many times as often as any other new word the first place is chosen: the first
-            new word that stands behind "in", "at", "near", "from", "of" or a year and before no number
-            (as a month does), else the first new word.
-        excerpt: share of the documents of which only the title and a stretch of the text around one
-            new word, the span, are kept: the fact with less around it, and facts behind the longest cut
-            too. Leaves the handout's rule.
+            new word that stands behind "in", "at", "near", "from", "of" (or one of these and "the") or
+            a year, and is not followed by a number, as a month is; else the first new word.
+        excerpt: share of the new_word spans that are one word, and of whose document only the title and
+            a stretch of the text around the word are kept: the fact with less around it, and facts
+            behind the longest cut too.
         nearness: how near the stretch ends on either side of the word: at the share u**nearness of the
             text there, u uniform; 1 is anywhere, 8 mostly within a few characters.
         lead: share of the excerpts whose part left of the word stands before the title, so that names
-            are met in other places than the first, as in a question. This part starts anywhere, each
-            of 0 .. longest_lead characters equally likely as far as they are there.
+            are met in other places than the first, as in a question. This part is of 0 .. longest_lead
+            characters, each equally likely as far as they are there.
         answer_only: share of the examples whose loss is taken on the span and the last MASK alone, as
             T5 does and finetuning too, and not on the text before them.
     """
@@ -131,7 +132,7 @@ class Corruption:
     excerpt: float = 0.0
     nearness: float = 1.0
     lead: float = 0.0
-    longest_lead: float = 112
+    longest_lead: int = 112
     answer_only: float = 0.0
 
 
@@ -151,7 +152,7 @@ class CharCorruptionDataset:
     Args:
         data: the corpus, one document a line.
         block_size: length of x and of y.
-        corruption: shares of the rules above; the default is the handout's.
+        corruption: how documents are cut and spans chosen; the default is the rule above.
         source: name of the file, for error messages.
     """
 
@@ -177,7 +178,7 @@ class CharCorruptionDataset:
         self.stoi = {c: i for i, c in enumerate(characters)}
         self.itos = dict(enumerate(characters))
         self.vocab_size = len(characters)
-        self.block_size = block_size
+        self.block_size = self.width = block_size  # length of x and y
         self.corruption = corruption or Corruption()
         print(f"data has {len(data)} characters, {self.vocab_size} unique.")
         self.data = [document for document in data.split("\n") if document.strip()]
@@ -264,7 +265,7 @@ class CharCorruptionDataset:
         for name in ("_length", "_tokens", "_title", "_word_length", "_word_weight"):
             setattr(self, name, getattr(self, name).to(device))
 
-    def choose_spans(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def choose_spans(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, ...]:
         """Draw for each document what is kept of it and which span of that is cut out.
 
         Returns:
@@ -306,10 +307,11 @@ class CharCorruptionDataset:
             span = torch.where(chosen, torch.minimum(wanted, torch.where(is_excerpt, wanted, n - word)), span)
             room = self.longest - title
             is_led = is_excerpt & (ahead < rule.lead)
-            left, right = 1 - left ** torch.where(is_led, 1.0, rule.nearness), right**rule.nearness
-            furthest = torch.where(is_led, (room - length).clamp(max=int(rule.longest_lead)), room - length)
-            first = uniform(left, torch.maximum(title, word - furthest), word)
-            last = uniform(right, word + length, torch.minimum(self._length[indices], first + room))
+            power = torch.where(is_led, 1.0, rule.nearness)
+            furthest = torch.where(is_led, (room - length).clamp(max=rule.longest_lead), room - length)
+            # Counted from the word: 1 - left**8 would round to 1 and miss it.
+            first = word - uniform(left**power, 0, torch.minimum(word - title, furthest))
+            last = uniform(right**rule.nearness, word + length, torch.minimum(self._length[indices], first + room))
             n = torch.where(is_excerpt, title + last - first, n)
             skip = torch.where(is_excerpt, first - title, skip)
             lead = torch.where(is_led, word - first, lead)
@@ -324,12 +326,12 @@ class Mixture:
     """Several datasets as one, for a training on all of them.
 
     Args:
-        parts: with `__len__`, `batch` and `to`; their rows may differ in width.
+        parts: with `width`, `__len__`, `batch` and `to`.
     """
 
     def __init__(self, *parts):
         self.parts = parts
-        self.width = max(part.batch(torch.arange(1))[0].size(1) for part in parts)
+        self.width = max(part.width for part in parts)
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))

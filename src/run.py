@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from recipes import RECIPES, Phase
+from recipes import DEFAULT_RECIPE, RECIPES, Phase, Recipe
 from utils import (
     LINE_ENDS,
     MASK_CHAR,
@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     files.add_argument("--eval_corpus_path", help="questions to answer, with or without answers")
     files.add_argument("--outputs_path", help="where the predictions go, one a line")
     training = parser.add_argument_group("training", "(defaults: the recipe's)")
-    training.add_argument("--recipe", choices=RECIPES, help="named set of hyperparameters (default: handout)")
+    training.add_argument("--recipe", choices=RECIPES, help=f"named set of hyperparameters (default: {DEFAULT_RECIPE})")
     training.add_argument("--pretrain_lr", type=float, help="peak learning rate of pretraining (handout: 6e-3)")
     training.add_argument("--finetune_lr", type=float, help="peak learning rate of finetuning (handout: 6e-4)")
     training.add_argument("--max_epochs", type=int, help="passes over the training set")
@@ -173,9 +173,14 @@ def check_args(args: argparse.Namespace) -> None:
     check_log_folder(args.expt_dir)
 
 
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """The recipe of --recipe, the default one without it."""
+    return RECIPES[args.recipe or DEFAULT_RECIPE]
+
+
 def choose_phase(args: argparse.Namespace) -> Phase:
     """The recipe's hyperparameters for this run, with the command line's own on top."""
-    recipe = RECIPES[args.recipe or "handout"]
+    recipe = recipe_of(args)
     if args.function == "pretrain":
         phase, rate = recipe.pretrain, args.pretrain_lr
     else:
@@ -207,7 +212,7 @@ def load_corpus(args: argparse.Namespace) -> CharCorruptionDataset:
     from dataset import CharCorruptionDataset, Corruption
 
     path = args.pretrain_corpus_path
-    rule = Corruption(**RECIPES[args.recipe or "handout"].corruption)
+    rule = Corruption(**recipe_of(args).corruption)
     return CharCorruptionDataset(read_text(path), BLOCK_SIZE, rule, source=path)
 
 
@@ -237,7 +242,7 @@ def settings_of(args: argparse.Namespace, phase: Phase, device: torch.device, pr
     return {
         "function": args.function,
         "variant": args.variant,
-        "recipe": args.recipe or "handout",
+        "recipe": args.recipe or DEFAULT_RECIPE,
         "seed": args.seed,
         "precision": precision,
         "device": device.type,
@@ -245,19 +250,16 @@ def settings_of(args: argparse.Namespace, phase: Phase, device: torch.device, pr
         "corpus": fingerprint(args.pretrain_corpus_path),
         "pairs": fingerprint(args.finetune_corpus_path) if args.function == "finetune" else None,
         "from": fingerprint(args.reading_params_path) if args.reading_params_path else None,
-        "corruption": RECIPES[args.recipe or "handout"].corruption,
+        "corruption": recipe_of(args).corruption,
         **asdict(phase),
     }
 
 
 def config_of(phase: Phase, corpus: CharCorruptionDataset, dataset, precision: str, seed: int) -> TrainerConfig:
     """The phase as the trainer wants it, with lengths of the schedule in positions of padded batches."""
-    import torch
-
     from trainer import TrainerConfig
 
-    row, _ = dataset.batch(torch.arange(1))  # (1, T)
-    run_length = row.size(1) * len(dataset) * phase.max_epochs
+    run_length = dataset.width * len(dataset) * phase.max_epochs
     return TrainerConfig(
         max_epochs=phase.max_epochs,
         batch_size=phase.batch_size,
@@ -362,7 +364,7 @@ def log_folder(args: argparse.Namespace) -> str:
 
 def rate_of(args: argparse.Namespace, function: str) -> float:
     """Learning rate in the name of the TensorBoard folder: the flag's, else the recipe's."""
-    phase = getattr(RECIPES[args.recipe or "handout"], function)
+    phase = getattr(recipe_of(args), function)
     return getattr(args, f"{function}_lr") or phase.learning_rate
 
 

@@ -394,6 +394,17 @@ def test_one_very_long_document_costs_no_memory():
     assert all(word in ("Born", "Rome", "Oslo") for word in (text_of(data, row).split(M)[2] for row in x))
 
 
+def test_near_excerpts_keep_title_and_word_whole():
+    """Bug: 1 - u**8 rounded to 1 for small u, and the stretch began one character behind the word's own first."""
+    title = PERSON[:11]
+    data = CharCorruptionDataset(PERSON, 128, Corruption(new_word=1.0, excerpt=1.0, nearness=8.0))
+    for row in data.batch(torch.zeros(3000, dtype=torch.long), torch.Generator().manual_seed(0))[0]:
+        before, after, word, _ = text_of(data, row).split(M)
+        assert word in NEW_WORDS
+        assert before.startswith(title)
+        assert before[len(title) :] + word + after in PERSON
+
+
 def test_lead_stands_before_the_title():
     """lead = 1: what an excerpt keeps from left of the word comes before the title, and nothing else changes."""
     title, body = PERSON[:11], PERSON[11:]

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
 import recall
 from dataset import CharCorruptionDataset, Corruption
 from recipes import RECIPES
-from utils import add_rows, fingerprint
+from utils import add_rows, fingerprint, read_rows
 
 PEOPLE = {"Ann Li": "Rome", "Bo Ek": "Oslo", "Cy Poe": "Bonn"}
 DOCUMENTS = "\n".join(f"{name}. Born in {place}, {name} met Kafka there?" for name, place in PEOPLE.items())
@@ -43,8 +43,7 @@ def test_exposures_are_what_the_training_drew(tmp_path):
     (tmp_path / "wiki.txt").write_text(DOCUMENTS, encoding="utf-8")
     settings = {"corpus": fingerprint(tmp_path / "wiki.txt"), "seed": 5, "max_epochs": 40, "batch_size": 2}
     settings["corruption"] = {"new_word": 1.0, "excerpt": 0.7, "one_word": 0.5, "lead": 0.5}
-    pairs = [(f"Where was {name} born?", place) for name, place in PEOPLE.items()]
-    found = recall.asked_places(settings, tmp_path, pairs)
+    found = recall.asked_places(settings, tmp_path, list(PEOPLE.items()))
     data = CharCorruptionDataset(DOCUMENTS, 128, Corruption(**settings["corruption"]))
     generator, expected = torch.Generator().manual_seed(5), dict.fromkeys(PEOPLE, 0)
     for _ in range(40):
@@ -55,6 +54,61 @@ def test_exposures_are_what_the_training_drew(tmp_path):
                 expected[name] += span == PEOPLE[name]
     assert found == list(expected.values())
     assert all(4 < count < 40 for count in found)
+
+
+@pytest.fixture()
+def lab(tmp_path, monkeypatch):
+    """recall with results and runs in a folder, on data of its own, and trainings that only say where they write."""
+
+    class Training:
+        def __init__(self, recipe, seed, data, data_name, device, folder):
+            self.folder, self.seed = folder, seed
+            trained.append((recipe, seed, list(folder.iterdir())))
+
+        def pretrained(self, variant):
+            (self.folder / "rope.finetune.params").touch()
+            row = {"data": "mine", "variant": variant, "recipe": "?", "seed": self.seed, "hardware": "cpu"}
+            return row | {"dev": 0.5, "n": 4, "corpus": fingerprint(tmp_path / "wiki.txt")}
+
+    trained: list[tuple] = []
+    for name in ("wiki.txt", "birth_places_train.tsv", "birth_dev.tsv", "birth_test_inputs.tsv"):
+        (tmp_path / name).write_text("x")
+    monkeypatch.setattr(recall, "Reproduction", Training)
+    monkeypatch.setattr(recall, "RESULTS", tmp_path)
+    monkeypatch.setattr(recall, "ROOT", tmp_path)
+    data = ["--data", str(tmp_path), "--data_name", "mine"]
+    return Namespace(main=lambda *words: recall.main([*words, *data]), trained=trained, folder=tmp_path, data=data[:2])
+
+
+def test_rows_tell_their_command_and_are_not_trained_twice(lab):
+    """Bugs: rows of curve named a command that did not exist, and accuracy trained what had its row."""
+    lab.main("accuracy", "--seeds", "0", "1")
+    lab.main("curve", "--epochs", "7", "9")
+    commands = [row["command"] for row in read_rows(lab.folder / "curve.json")]
+    words = "--recipe fast --variants rope --seeds 0 --epochs {} --data FOLDER --data_name mine"
+    assert commands == [f"python experiments/recall.py curve {words.format(n)}" for n in (7, 9)]
+    assert [recipe for recipe, *_ in lab.trained] == ["fast", "fast", "fast, 7 epochs", "fast, 9 epochs"]
+    lab.main("accuracy", "--seeds", "1", "2")
+    lab.main("curve", "--epochs", "9")
+    assert [(recipe, seed) for recipe, seed, _ in lab.trained[4:]] == [("fast", 2)]
+
+
+def test_verify_trains_anew(lab, capsys):
+    """Bug: verify took the parameters that the row had left, and so found the same every time."""
+    lab.main("accuracy")
+    assert recall.main(["verify", "0", *lab.data]) == 0
+    assert recall.main(["verify", "0", *lab.data]) == 0
+    assert [files for *_, files in lab.trained] == [[], [], []]
+    assert "dev 50.0% then, 50.0% now on cpu: the same" in capsys.readouterr().out
+
+
+def test_other_lengths_are_other_ablations(lab):
+    """The ablation changes every choice but the length, once each, and leaves out what changes nothing."""
+    lab.main("ablation", "--epochs", "5")
+    assert [row["change"] for row in read_rows(lab.folder / "ablation.json")] == list(recall.ABLATIONS)
+    lab.trained.clear()
+    lab.main("ablation", "--epochs", "5", "--recipe", "best")
+    assert len(lab.trained) == len(recall.ABLATIONS) - 1  # best has leads of any length
 
 
 def test_tables_and_figures(tmp_path, monkeypatch):

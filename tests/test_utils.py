@@ -58,6 +58,22 @@ def test_generation_is_greedy_decoding(tiny, seed):
     assert len({tuple(row) for row in got}) > 1
 
 
+def test_generation_in_bfloat16(tiny):
+    """Bug: under autocast the float32 cache met bfloat16 queries, and a CPU refused the product.
+
+    The first token of each answer is that of float32, where float32 is sure of it.
+    """
+    model = tiny_model(seed=0, rope=tiny.rope).eval()
+    prompts = [torch.arange(n) % 11 for n in (1, 5, 9)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = generate(model, prompts, 4)
+    assert [len(row) for row in rounded] == [4, 4, 4]
+    with torch.no_grad():
+        for prompt, row in zip(prompts, rounded, strict=True):
+            logits = model(prompt[None])[0][0, -1]
+            assert logits.max() - logits[row[0]] < 0.05
+
+
 def test_generation_stops_at_the_stop_token(tiny):
     """A row ends with its first stop token, the others go on: again what naive decoding gives."""
     model = sharp_model(tiny.rope)
