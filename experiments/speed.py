@@ -183,16 +183,20 @@ def most_memory_mb() -> float:
 def measure_command() -> dict:
     """Start-up of run.py: --help, and up to the first step; the most memory of a training at the handout's batch."""
     source, wiki = str(ROOT / "src"), str(ROOT / "wiki.txt")
-    found = {"help_seconds": seconds(lambda: subprocess.run([sys.executable, f"{source}/run.py", "--help"], stdout=-3))}
+
+    def run_python(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+
+    found = {"help_seconds": seconds(lambda: run_python(f"{source}/run.py", "--help"))}
     with tempfile.TemporaryDirectory() as folder:
         argv = ["pretrain", "rope", wiki, "--writing_params_path", f"{folder}/p.params", "--expt_dir", f"{folder}/expt"]
         stop = f"import sys; sys.path.insert(0, {source!r}); import trainer, run; "
         stop += f"trainer.Trainer._train_step = lambda self: sys.exit(0); run.main({argv!r})"
-        found["startup_seconds"] = seconds(lambda: subprocess.run([sys.executable, "-c", stop], stdout=-3, check=True))
+        found["startup_seconds"] = seconds(lambda: run_python("-c", stop))
         argv += ["--max_epochs", "3"]
         train = f"import sys; sys.path[:0] = [{source!r}, {str(ROOT / 'experiments')!r}]; import run, speed; "
         train += f"run.main({argv!r}); print(speed.most_memory_mb())"
-        done = subprocess.run([sys.executable, "-c", train], capture_output=True, text=True, check=True)
+        done = run_python("-c", train)
     found["training_memory_mb"] = float(done.stdout.split()[-1])
     return {name: round(value, 2) for name, value in found.items()}
 
@@ -200,7 +204,7 @@ def measure_command() -> dict:
 def compare_losses(
     corpus: CharCorruptionDataset, variant: str, precision: str, device, rate: float, steps: int = 200
 ) -> float:
-    """Largest difference of the smoothed losses of two trainings from the same start on the same batches of 16.
+    """Largest relative difference of the smoothed losses of two trainings, same start, same batches of 16.
 
     The first is the naive one in float32. The second is the fast one or, with precision "naive", the naive
     one from a start that differs by a millionth of each weight: what rounding alone grows into. Dropout off;
@@ -296,6 +300,7 @@ def measure_answers(corpus: CharCorruptionDataset, questions: list[str], naive_c
         "identical": f"{same} of {len(slow_rows)}",
         "naive_seconds_a_question": round(slow_time / len(slow_rows), 4),
         "fast_seconds_a_question": round(fast_time / len(prompts), 6),
+        "questions": len(prompts),
         "characters_an_answer": round(sum(len(place(row)) for row in fast_rows) / len(fast_rows), 1),
     }
 
@@ -324,7 +329,8 @@ def table(results: dict) -> str:
         if name == "evaluate":
             naive, fast = row["naive_seconds_a_question"], row["fast_seconds_a_question"]
             times = f"{naive:.4f} s a question | {fast:.5f} s a question"
-            what = f"500 answers of {row['characters_an_answer']} characters, float32 ({row['identical']} identical)"
+            what = f"{row['questions']} answers of {row['characters_an_answer']} characters, float32 "
+            what += f"({row['identical']} identical)"
             lines.append(f"| {what} | {times} | {row['ratio']} | - | - |")
         elif isinstance(row, dict) and "share_of_peak" in row:
             times = f"{row['naive_step_seconds']} s a step | {row['fast_step_seconds']} s a step"
@@ -383,13 +389,12 @@ def main(argv: list[str] | None = None) -> int:
     parts = ("training", "answers", "dropout", "command", "losses", "profiles")
     parser.add_argument("--parts", nargs="+", choices=parts, help="measure these alone (default: all)")
     parser.add_argument("--device", default="auto", help="default: %(default)s")
-    parser.add_argument("--pretrain_corpus_path", default=str(ROOT / "wiki.txt"))
-    parser.add_argument("--eval_corpus_path", default=str(ROOT / "birth_dev.tsv"))
     args = parser.parse_args(argv)
     wanted = args.parts or (parts[:2] if args.quick else parts)
     device = pick_device(args.device)
-    corpus = CharCorruptionDataset(read_text(args.pretrain_corpus_path), BLOCK)
-    questions = [q for _, q, _ in read_pairs(read_text(args.eval_corpus_path), args.eval_corpus_path)]
+    corpus = CharCorruptionDataset(read_text(ROOT / "wiki.txt"), BLOCK)
+    questions = [q for _, q, _ in read_pairs(read_text(ROOT / "birth_dev.tsv"), "birth_dev.tsv")]
+    random.seed(0)  # the naive batches
     rounds, precision = 3 if args.quick else 8, pick_precision("auto", device)
     results: dict = json.loads(RESULTS.read_text()) if args.parts and RESULTS.exists() else {}
     if "training" in wanted:

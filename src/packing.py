@@ -94,10 +94,10 @@ class Rows:
         else:
             widths = [width] * len(range(0, len(lengths), rows_per_group))
         groups, offset = [], 0
-        for first, width in zip(range(0, len(lengths), rows_per_group), widths, strict=True):
+        for first, wide in zip(range(0, len(lengths), rows_per_group), widths, strict=True):
             size = min(rows_per_group, len(lengths) - first)
-            groups.append(Group(first, size, offset, offset + size * width, width))
-            offset += size * width
+            groups.append(Group(first, size, offset, offset + size * wide, wide))
+            offset += size * wide
         of_row = count // rows_per_group  # (B,) group of each row
         starts = torch.tensor([g.start for g in groups], device=device)[of_row]
         row_width = torch.tensor(widths, device=device)[of_row]

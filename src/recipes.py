@@ -85,8 +85,7 @@ RECIPES = {
         finetune=Phase(max_epochs=10, batch_size=256, learning_rate=6e-4, decay_epochs=200),
         scratch=Phase(max_epochs=75, batch_size=256, learning_rate=6e-4, decay_epochs=200),
     ),
-    # The quickest known to clear the bars on two cores (results/, experiments/README.md). Fewer passes still
-    # do for rope, but not for vanilla.
+    # The quickest known to clear both bars on two cores with every seed (results/, experiments/README.md).
     "fast": Recipe(
         about="clears the handout's bars within minutes on 2 cores (excerpts around places; Muon)",
         pretrain=PRETRAIN,
