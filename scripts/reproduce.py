@@ -210,11 +210,13 @@ def shown(argv: list[str]) -> str:
 
 
 def commit() -> str:
-    """The commit of the code, with + if it was changed since."""
+    """The commit of the code, with + if it was changed since (results and texts are not code)."""
     try:
         git = ["git", "-C", str(ROOT)]
         name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
+        dirty = subprocess.run(
+            [*git, "status", "--porcelain", "-uno", "--", ".", ":!results", ":!*.md"], capture_output=True, text=True
+        ).stdout
         return name.strip() + ("+" if dirty.strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
