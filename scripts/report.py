@@ -72,7 +72,7 @@ def mean_percent(rows: list[dict], share: str = "dev", n: str = "n") -> str:
 def write_tables(folder: Path) -> str:
     """Write results.md from the JSON files of a folder, and return its table."""
     lines = [
-        "| model | data | recipe | seeds | dev, mean (95 % interval): each | test | bar | tokens "
+        "| model | data | recipe | seeds | dev: mean (95 % interval), then each seed | test | bar | tokens "
         "| minutes (naive step) | hardware |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
