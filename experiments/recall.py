@@ -4,7 +4,7 @@
     python experiments/recall.py curve --recipe fast --epochs 10 20 40        # other lengths of pretraining
     python experiments/recall.py ablation --recipe fast --epochs 20           # one choice changed at a time
     python experiments/recall.py exposures expt/recall/FOLDER ...             # recall by how often it was asked
-    python experiments/recall.py verify 0                                     # row 0 of accuracy.json, once more
+    python experiments/recall.py accuracy --verify 0                          # row 0 of accuracy.json, once more
     python experiments/recall.py draw                                         # tables and figures from the rows
 
 Each run pretrains, finetunes and evaluates with the commands of the homework (scripts/reproduce.py) in a
@@ -16,6 +16,7 @@ takes other data than the project's.
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import sys
 from collections import defaultdict
@@ -92,6 +93,8 @@ def run_once(
     command = f"python experiments/recall.py {args.command} --recipe {args.recipe} --variants {variant} --seeds {seed}"
     if "epochs" in args:
         command += f" --epochs {RECIPES[name].pretrain.max_epochs}"
+    if "changes" in args:
+        command += f" --changes {shlex.quote(change)}"
     if args.data_name != "own":
         command += f" --data FOLDER --data_name {args.data_name}"
     return row | {"recipe": args.recipe, "command": command}
@@ -112,9 +115,12 @@ def runs(args: argparse.Namespace, path: Path, keys: tuple[str, ...], plan: dict
                 add_rows(path, [run_once(args, variant, seed, change, changes) | wanted], keys)
 
 
-def accuracy(args: argparse.Namespace) -> None:
-    """Rows of results/accuracy.json: a recipe, both variants, several seeds."""
+def accuracy(args: argparse.Namespace) -> int:
+    """Rows of results/accuracy.json: a recipe, in both variants, with several seeds; or one row once more."""
+    if args.verify is not None:
+        return verify(args)
     runs(args, RESULTS / "accuracy.json", report.TRAINED, {"": {}})
+    return 0
 
 
 def curve(args: argparse.Namespace) -> None:
@@ -127,7 +133,7 @@ def ablation(args: argparse.Namespace) -> None:
     """Rows of results/ablation.json: one choice of the recipe changed at a time, at one length of pretraining."""
     length = {"pretrain.max_epochs": args.epochs}
     base = changed(RECIPES[args.recipe], length)
-    plan = {name: length | changes for name, changes in ABLATIONS.items()}
+    plan = {name: length | ABLATIONS[name] for name in args.changes}
     plan = {name: c for name, c in plan.items() if c == length or changed(RECIPES[args.recipe], c) != base}
     runs(args, RESULTS / "ablation.json", RUN_KEY, plan)
 
@@ -195,16 +201,16 @@ def asked_places(settings: dict, data: Path, people: list[tuple[str, str]]) -> l
 def verify(args: argparse.Namespace) -> int:
     """Train a row of results/accuracy.json once more and say whether it comes out the same."""
     rows = read_rows(RESULTS / "accuracy.json")
-    if not 0 <= args.row < len(rows):
-        raise UserError(f"verify {args.row}: results/accuracy.json has rows 0 to {len(rows) - 1}")
-    row = rows[args.row]
+    if not 0 <= args.verify < len(rows):
+        raise UserError(f"--verify {args.verify}: results/accuracy.json has rows 0 to {len(rows) - 1}")
+    row = rows[args.verify]
     if fingerprint(args.data / "wiki.txt") != row["corpus"]:
-        raise UserError(f"{args.data / 'wiki.txt'}: is not the corpus of row {args.row}; name it with --data")
+        raise UserError(f"{args.data / 'wiki.txt'}: is not the corpus of row {args.verify}; name it with --data")
     args.recipe, args.data_name = row["recipe"], row["data"]
     shutil.rmtree(ROOT / "expt" / "verify", ignore_errors=True)
     new = run_once(args, row["variant"], row["seed"], kind="verify")
     same = new["dev"] == row["dev"]
-    print(f"row {args.row}: {row['data']}, {row['variant']}, {row['recipe']}, seed {row['seed']}, {row['hardware']}")
+    print(f"row {args.verify}: {row['data']}, {row['variant']}, {row['recipe']}, seed {row['seed']}, {row['hardware']}")
     print(
         f"dev {row['dev']:.1%} then, {new['dev']:.1%} now on {new['hardware']}: {'the same' if same else 'DIFFERENT'}"
     )
@@ -253,7 +259,12 @@ def draw(args: argparse.Namespace) -> None:
     """Write tables into experiments/README.md and figures into results/, from the rows that are there."""
     readme = ROOT / "experiments" / "README.md"
     run = ("data", "variant", "recipe", "epochs")
-    if rows := read_rows(RESULTS / "curve.json"):
+    recipes = [  # which have their points in accuracy.json already
+        row | {"epochs": RECIPES[row["recipe"]].pretrain.max_epochs}
+        for row in read_rows(RESULTS / "accuracy.json")
+        if row["recipe"] in RECIPES
+    ]
+    if rows := recipes + read_rows(RESULTS / "curve.json"):
         rows.sort(key=lambda row: (row["data"] != "own", row["variant"], row["recipe"], row["epochs"], row["seed"]))
         report.put_between(readme, "curve", table(rows, *run))
         draw_curve(rows)
@@ -334,15 +345,14 @@ def main(argv: list[str] | None = None) -> int:
     """Run the subcommand."""
     parser = argparse.ArgumentParser(description="Accuracy of recipes, and what makes it.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    described = {f: f.__doc__.split("\n")[0] for f in (accuracy, curve, ablation, exposures, verify, draw)}
+    described = {f: f.__doc__.split("\n")[0] for f in (accuracy, curve, ablation, exposures, draw)}
     for function, text in described.items():
         command = commands.add_parser(function.__name__, help=text, description=text)
         command.set_defaults(function=function)
         if function is draw:
             continue
         command.add_argument("--data", type=Path, default=ROOT, help="folder of the data files (default: the project)")
-        if function is not verify:
-            command.add_argument("--data_name", help="what the data is called (default: own, or other)")
+        command.add_argument("--data_name", help="what the data is called (default: own, or other)")
         if function is not exposures:
             command.add_argument("--device", default="auto", help="default: %(default)s")
         if function in (accuracy, curve, ablation):
@@ -350,14 +360,19 @@ def main(argv: list[str] | None = None) -> int:
             command.add_argument("--recipe", choices=recipes, default="fast", help="default: %(default)s")
             command.add_argument("--variants", nargs="+", choices=["rope", "vanilla"], default=["rope"])
             command.add_argument("--seeds", nargs="+", type=int, default=[0])
+        if function is accuracy:
+            text = "train this row of results/accuracy.json once more, and say whether it comes out the same; from 0"
+            command.add_argument("--verify", metavar="ROW", type=int, help=text)
         if function is curve:
             command.add_argument("--epochs", nargs="+", type=int, required=True, help="of pretraining")
         if function is ablation:
             command.add_argument("--epochs", type=int, required=True, help="of pretraining")
+            text = "of these alone (default: all): " + ", ".join(map(repr, ABLATIONS))
+            command.add_argument(
+                "--changes", nargs="+", choices=ABLATIONS, default=[*ABLATIONS], metavar="C", help=text
+            )
         if function is exposures:
             command.add_argument("folders", nargs="+", type=Path, help="of runs, under expt/recall/")
-        if function is verify:
-            command.add_argument("row", type=int, help="number of the row in results/accuracy.json, from 0")
     args = parser.parse_args(argv)
     if args.function is not draw:
         check_data(args.data)

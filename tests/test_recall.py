@@ -10,6 +10,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
 
 import recall
+import report
 from dataset import CharCorruptionDataset, Corruption
 from recipes import RECIPES
 from utils import add_rows, fingerprint, read_rows
@@ -96,8 +97,8 @@ def test_rows_tell_their_command_and_are_not_trained_twice(lab):
 def test_verify_trains_anew(lab, capsys):
     """Bug: verify took the parameters that the row had left, and so found the same every time."""
     lab.main("accuracy")
-    assert recall.main(["verify", "0", *lab.data]) == 0
-    assert recall.main(["verify", "0", *lab.data]) == 0
+    assert recall.main(["accuracy", "--verify", "0", *lab.data]) == 0
+    assert recall.main(["accuracy", "--verify", "0", *lab.data]) == 0
     assert [files for *_, files in lab.trained] == [[], [], []]
     assert "dev 50.0% then, 50.0% now on cpu: the same" in capsys.readouterr().out
 
@@ -106,6 +107,12 @@ def test_other_lengths_are_other_ablations(lab):
     """The ablation changes every choice but the length, once each, and leaves out what changes nothing."""
     lab.main("ablation", "--epochs", "5")
     assert [row["change"] for row in read_rows(lab.folder / "ablation.json")] == list(recall.ABLATIONS)
+    lab.trained.clear()
+    lab.main("ablation", "--epochs", "6", "--changes", "no excerpts", "batch 128")
+    assert [recipe for recipe, *_ in lab.trained] == ["fast, no excerpts", "fast, batch 128"]
+    commands = [row["command"].partition(" --epochs ")[2] for row in read_rows(lab.folder / "ablation.json")[-2:]]
+    ending = "--data FOLDER --data_name mine"
+    assert commands == [f"6 --changes 'no excerpts' {ending}", f"6 --changes 'batch 128' {ending}"]
     lab.trained.clear()
     lab.main("ablation", "--epochs", "5", "--recipe", "best")
     assert len(lab.trained) == len(recall.ABLATIONS) - 1  # best has leads of any length
@@ -125,9 +132,11 @@ def test_tables_and_figures(tmp_path, monkeypatch):
     add_rows(results / "ablation.json", [*rows, row | {"change": "batch 128", "seed": 0, "dev": 0.1}], recall.RUN_KEY)
     exposed = {"folder": "f", "data": "own", "variant": "rope", "exposures": 5, "n": 20, "correct": 10}
     add_rows(results / "exposures.json", [exposed], ("folder", "exposures"))
+    add_rows(results / "accuracy.json", [row | {"recipe": "best", "seed": 0, "dev": 0.8}], report.TRAINED)
     recall.draw(Namespace())
     text = readme.read_text()
     assert "| as it is | own | rope | fast | 9 | 0 1 | 35.0% (30.9 to 39.3): 30.0, 40.0 | 500 | 2.0, 2.0 |" in text
+    assert "| own | rope | best | 40 | 0 | 80.0% (76.3 to 83.3) | 500 | 2.0 |" in text
     assert "| batch 128 | own | rope | fast | 9 | 0 | 10.0% (7.7 to 12.9) | 500 | 2.0 |" in text
     assert "| own | rope | 4 to 7 | 20 | 50.0% (29.9 to 70.1) |" in text
     for name in ("curve.png", "ablation.png", "exposures.png"):
