@@ -2,7 +2,6 @@
 # make test  environment and the whole test suite
 # make llm   part 4 with an instruction-tuned model   (LLM=hub id, folder or .gguf file; default: the one of make llm-model)
 PYTHON ?= python3
-RECIPE ?= fast
 SEED ?= 0
 DEVICE ?= auto
 DATA ?= .
@@ -15,7 +14,7 @@ LLM ?= $(GGUF)
 .PHONY: run test lint submission corpus llm llm-model clean
 
 run: .venv/ready
-	$(PY) scripts/reproduce.py --recipe $(RECIPE) --seed $(SEED) --device $(DEVICE) --data $(DATA) \
+	$(PY) scripts/reproduce.py $(if $(RECIPE),--recipe $(RECIPE)) --seed $(SEED) --device $(DEVICE) --data $(DATA) \
 		$(if $(DATA_NAME),--data_name $(DATA_NAME))
 
 test: .venv/ready

@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
 
 import run  # noqa: E402
 from dataset import CharCorruptionDataset, NameDataset  # noqa: E402
+from recipes import MAIN_RECIPE  # noqa: E402
 from report import record_robustness  # noqa: E402
 from utils import UserError, evaluate_places, read_pairs, read_text  # noqa: E402
 
@@ -92,7 +93,7 @@ def main() -> int:
         base = ["rope", str(folder / "wiki.txt")]
         params = str(folder / "p.params")
         logs = ["--expt_dir", str(folder / "expt"), "--device", "cpu"]
-        once = ["--recipe", "smoke", "--max_epochs", "1", *logs]
+        once = ["--recipe", MAIN_RECIPE, "--max_epochs", "1", *logs]
         run.main(["pretrain", *base, "--writing_params_path", params, *once])
 
         def as_corpus(path: Path) -> None:

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts"), str(ROOT / "experiments")]
 
 import report  # noqa: E402
-from recipes import RECIPES, Recipe  # noqa: E402
+from recipes import DEFAULT_RECIPE, MAIN_RECIPE, RECIPES, Recipe  # noqa: E402
 from reproduce import Reproduction, check_data, name_of_data  # noqa: E402
 from sensitivity import name_in  # noqa: E402
 from utils import (  # noqa: E402
@@ -59,7 +59,7 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "dropout 0.1": {"pretrain.dropout": 0.1},
     "cosine to a tenth": {"pretrain.decay_shape": "cosine"},
     "finetuning on the pairs alone": {"finetune.with_documents": False},
-    "handout's finetuning": {"finetune": RECIPES["handout"].finetune},
+    "handout's finetuning": {"finetune": RECIPES[DEFAULT_RECIPE].finetune},
 }
 
 
@@ -357,7 +357,7 @@ def main(argv: list[str] | None = None) -> int:
             command.add_argument("--device", default="auto", help="default: %(default)s")
         if function in (accuracy, curve, ablation):
             recipes = [name for name, recipe in RECIPES.items() if recipe.people is None]
-            command.add_argument("--recipe", choices=recipes, default="fast", help="default: %(default)s")
+            command.add_argument("--recipe", choices=recipes, default=MAIN_RECIPE, help="default: %(default)s")
             command.add_argument("--variants", nargs="+", choices=["rope", "vanilla"], default=["rope"])
             command.add_argument("--seeds", nargs="+", type=int, default=[0])
         if function is accuracy:

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
 from modern_llm import LISTED, TEMPLATES  # noqa: E402
+from recipes import MAIN_RECIPE  # noqa: E402
 from utils import UserError, add_rows, atomic_write, cli, read_rows, wilson_interval, write_text  # noqa: E402
 
 # The handout's bars, parts (f) and (g).
@@ -327,7 +328,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Write all tables and pictures from results/*.json.")
     shown = parser.add_argument_group("what accuracy.png shows")
     shown.add_argument("--data_name", default="own", help="default: %(default)s")
-    shown.add_argument("--recipe", default="fast", help="default: %(default)s")
+    shown.add_argument("--recipe", default=MAIN_RECIPE, help="default: %(default)s")
     shown.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     args = parser.parse_args(argv)
     fill(ROOT / "README.md", write_all(ROOT / "results", args.data_name, args.recipe, args.seed))

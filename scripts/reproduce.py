@@ -27,7 +27,7 @@ import run  # noqa: E402
 import sensitivity  # noqa: E402
 import speed  # noqa: E402
 import submission  # noqa: E402
-from recipes import RECIPES  # noqa: E402
+from recipes import MAIN_RECIPE, RECIPES  # noqa: E402
 from utils import (  # noqa: E402
     UserError,
     add_rows,
@@ -258,7 +258,7 @@ def small_data(data: Path, out: Path, people: int) -> Path:
 def main(argv: list[str] | None = None) -> int:
     """Run all steps and report."""
     parser = argparse.ArgumentParser(description="Train and evaluate everything; write results and the submission.")
-    parser.add_argument("--recipe", choices=RECIPES, default="fast", help="default: %(default)s")
+    parser.add_argument("--recipe", choices=RECIPES, default=MAIN_RECIPE, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--data", type=Path, default=ROOT, help="folder of the four data files (default: the project)")
     parser.add_argument("--data_name", help="what the data is called in the results (default: own, or other)")
