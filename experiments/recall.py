@@ -180,8 +180,7 @@ def asked_places(settings: dict, data: Path, people: list[tuple[str, str]]) -> l
     if fingerprint(data / "wiki.txt") != settings["corpus"]:
         raise UserError(f"{data / 'wiki.txt'}: is not the corpus of this run; name the right one with --data")
     documents = CharCorruptionDataset(text, 128, Corruption(**settings["corruption"]))
-    titles = zip(documents.data, documents._title.tolist(), strict=True)
-    number = {document[:end].removesuffix(". "): i for i, (document, end) in enumerate(titles)}
+    number = {name: i for i, doc in enumerate(documents.data) for name, _ in people if doc.startswith(f"{name}. ")}
     place_of = {}  # of each document
     for name, place in people:
         if name not in number:

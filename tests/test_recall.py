@@ -15,7 +15,7 @@ from dataset import CharCorruptionDataset, Corruption
 from recipes import RECIPES
 from utils import add_rows, fingerprint, read_rows
 
-PEOPLE = {"Ann Li": "Rome", "Bo Ek": "Oslo", "Cy Poe": "Bonn"}
+PEOPLE = {"Ann Li": "Rome", "Bo Ek": "Oslo", "Cy Poe": "Bonn", "Di Fo, Jr.": "Lima"}
 DOCUMENTS = "\n".join(f"{name}. Born in {place}, {name} met Kafka there?" for name, place in PEOPLE.items())
 
 
@@ -40,7 +40,10 @@ def test_every_ablation_changes_the_fast_recipe(name):
 
 
 def test_exposures_are_what_the_training_drew(tmp_path):
-    """asked_places counts, from the seed alone, the examples of the training whose span is the person's place."""
+    """asked_places counts, from the seed alone, the examples of the training whose span is the person's place.
+
+    Bug: a document whose title ends in a stop of its own ("Jr..") was not found.
+    """
     (tmp_path / "wiki.txt").write_text(DOCUMENTS, encoding="utf-8")
     settings = {"corpus": fingerprint(tmp_path / "wiki.txt"), "seed": 5, "max_epochs": 40, "batch_size": 2}
     settings["corruption"] = {"new_word": 1.0, "excerpt": 0.7, "one_word": 0.5, "lead": 0.5}
@@ -48,13 +51,13 @@ def test_exposures_are_what_the_training_drew(tmp_path):
     data = CharCorruptionDataset(DOCUMENTS, 128, Corruption(**settings["corruption"]))
     generator, expected = torch.Generator().manual_seed(5), dict.fromkeys(PEOPLE, 0)
     for _ in range(40):
-        for indices in torch.randperm(3, generator=generator).split(2):
+        for indices in torch.randperm(4, generator=generator).split(2):
             for i, row in zip(indices.tolist(), data.batch(indices, generator)[0], strict=True):
                 span = "".join(data.itos[int(t)] for t in row).split(data.MASK_CHAR)[2]
                 name = list(PEOPLE)[i]
                 expected[name] += span == PEOPLE[name]
     assert found == list(expected.values())
-    assert all(4 < count < 40 for count in found)
+    assert all(4 < count < 40 for count in found[:3])
 
 
 @pytest.fixture()
