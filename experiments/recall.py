@@ -44,6 +44,9 @@ from utils import (  # noqa: E402
 RESULTS = ROOT / "results"
 RUN_KEY = ("data", "variant", "recipe", "seed", "change", "epochs", "hardware")
 
+# What tells the lines of a table apart, seeds being together.
+RUN = ("data", "variant", "recipe", "epochs")
+
 # What the ablation changes in a recipe, one at a time: name, then field and value (Recipe's or its parts').
 ABLATIONS: dict[str, dict[str, object]] = {
     "as it is": {},
@@ -156,8 +159,9 @@ def exposures(args: argparse.Namespace) -> None:
         for (_, _, place), prediction, count in zip(pairs, predicted, counts, strict=False):
             bins[count].append(prediction == place)
         for count, right in sorted(bins.items()):
-            row = {"folder": folder.name, "data": args.data_name, "variant": variant, "recipe": settings["recipe"]}
-            row |= {"seed": settings["seed"], "epochs": settings["max_epochs"], "exposures": count}
+            row = {"folder": folder.name, "data": args.data_name, "variant": variant}
+            row["recipe"] = settings["recipe"].removesuffix(f", {settings['max_epochs']} epochs")
+            row |= {"epochs": settings["max_epochs"], "seed": settings["seed"], "exposures": count}
             rows.append(row | {"n": len(right), "correct": sum(right)})
     add_rows(path, rows, ("folder", "exposures"))
 
@@ -224,24 +228,29 @@ def mean_dev(rows: list[dict]) -> float:
     return sum(row["dev"] for row in rows) / len(rows)
 
 
-def table(rows: list[dict], *keys: str) -> str:
+def table(rows: list[dict], *keys: str, timed: bool = True) -> str:
     """Markdown: one line for all seeds of a run; `keys` tell runs apart."""
-    heads = [*keys, "seeds", "dev: mean (95 % interval), then each seed", "n", "minutes (naive step)"]
+    heads = [*keys, "seeds", "dev: mean (95 % interval), then each seed", "n"]
+    heads += ["minutes (naive step)"] if timed else []
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for names, group in report.grouped(rows, *keys):
         cells = [*names, " ".join(str(row["seed"]) for row in group), report.mean_percent(group), group[0]["n"]]
-        cells.append(", ".join(report.minutes(row) for row in group))
+        cells += [", ".join(report.minutes(row) for row in group)] if timed else []
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 
 def exposure_table(rows: list[dict]) -> str:
-    """Markdown: right answers by how often the place was asked for, all runs of a data set and variant together."""
-    lines = ["| data | variant | times asked | questions | right (95 % interval) |", "|---|---|---|---|---|"]
-    for (data, variant), group in report.grouped(rows, "data", "variant"):
+    """Markdown: right answers by how often the place was asked for, all seeds of a run together."""
+    lines = [
+        "| " + " | ".join(RUN) + " | times asked | questions of all seeds | right (95 % interval) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for names, group in report.grouped(rows, *RUN):
         for label, part in exposure_bins(group):
             n, correct = sum(r["n"] for r in part), sum(r["correct"] for r in part)
-            lines.append(f"| {data} | {variant} | {label} | {n} | {report.percent(correct / n, n)} |")
+            cells = [*names, label, n, report.percent(correct / n, n)]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 
@@ -257,7 +266,6 @@ def exposure_bins(rows: list[dict], edges: tuple[int, ...] = (0, 1, 4, 8, 12, 16
 def draw(args: argparse.Namespace) -> None:
     """Write tables into experiments/README.md and figures into results/, from the rows that are there."""
     readme = ROOT / "experiments" / "README.md"
-    run = ("data", "variant", "recipe", "epochs")
     recipes = [  # which have their points in accuracy.json already
         row | {"epochs": RECIPES[row["recipe"]].pretrain.max_epochs}
         for row in read_rows(RESULTS / "accuracy.json")
@@ -265,12 +273,15 @@ def draw(args: argparse.Namespace) -> None:
     ]
     if rows := recipes + read_rows(RESULTS / "curve.json"):
         rows.sort(key=lambda row: (row["data"] != "own", row["variant"], row["recipe"], row["epochs"], row["seed"]))
-        report.put_between(readme, "curve", table(rows, *run))
+        report.put_between(readme, "curve", table(rows, *RUN))
         draw_curve(rows)
     if rows := read_rows(RESULTS / "ablation.json"):
-        report.put_between(readme, "ablation", table(rows, "change", *run))
+        rows.sort(key=lambda row: (*(str(row[key]) for key in RUN), list(ABLATIONS).index(row["change"]), row["seed"]))
+        # Ablations may run side by side, so their times say nothing.
+        report.put_between(readme, "ablation", table(rows, "change", *RUN, timed=False))
         draw_ablation(rows)
     if rows := read_rows(RESULTS / "exposures.json"):
+        rows.sort(key=lambda row: (row["data"] != "own", row["variant"], row["epochs"], row["recipe"]))
         report.put_between(readme, "exposures", exposure_table(rows))
         draw_exposures(rows)
 
@@ -281,11 +292,16 @@ def draw_line(axes, x: list[float], shares: list[tuple[float, int]], label: str)
     axes.errorbar(x, [100 * share for share, _ in shares], [low, high], marker="o", capsize=3, label=label)
 
 
-def finish(figure, panels, name: str) -> None:
-    """What all figures have in common, and write it."""
+def finish(figure, panels, name: str, above: bool = False) -> None:
+    """What all figures have in common, and write it; a legend wherever the lines are others."""
+    before: list[str] = []
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False, fontsize=9)
+        labels = panel.get_legend_handles_labels()[1]
+        if labels and labels != before:
+            place = {"loc": "lower left", "bbox_to_anchor": (0, 1)} if above else {}
+            panel.legend(frameon=False, fontsize=9, **place)
+            before = labels
     report.save(figure, RESULTS / name)
 
 
@@ -299,8 +315,15 @@ def draw_curve(rows: list[dict]) -> None:
         shares = [(mean_dev(part), part[0]["n"]) for _, part in points]
         for panel, x in zip(panels, (epochs, minutes), strict=True):
             draw_line(panel, x, shares, f"{variant}, {recipe}, {data} data")
-    for panel, label in zip(panels, ("epochs of pretraining", "minutes, pretraining and finetuning"), strict=True):
+    lengths = [row["seconds"] / 60 for row in rows]
+    minutes = [m for m in (1, 2, 5, 10, 20, 50, 100, 200, 500) if min(lengths) / 2 < m < 2 * max(lengths)]
+    ticks = (sorted({row["epochs"] for row in rows}), minutes)
+    labels = ("epochs of pretraining", "minutes, pretraining and finetuning")
+    for panel, label, marks in zip(panels, labels, ticks, strict=True):
         panel.set_xlabel(label)
+        panel.set_xscale("log")
+        panel.set_xticks(marks, map("{:g}".format, marks))
+        panel.minorticks_off()
         panel.set_ylim(bottom=0)
     panels[0].set_ylabel("right dev answers, % (95 % interval)")
     finish(figure, panels, "curve.png")
@@ -322,22 +345,26 @@ def draw_ablation(rows: list[dict]) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("right dev answers, % (95 % interval)")
     axes.set_xlim(left=0)
-    finish(figure, [axes], "ablation.png")
+    finish(figure, [axes], "ablation.png", above=True)
 
 
-def draw_exposures(rows: list[dict]) -> None:
-    """Right answers by how often the place was asked for."""
-    figure, axes = report.pyplot().subplots(figsize=(6.5, 3.4), layout="constrained")
-    for (data, variant), group in report.grouped(rows, "data", "variant"):
-        parts = [part for _, part in exposure_bins(group)]
-        n = [sum(r["n"] for r in part) for part in parts]
-        x = [sum(r["exposures"] * r["n"] for r in part) / k for part, k in zip(parts, n, strict=True)]
-        shares = [(sum(r["correct"] for r in part) / k, k) for part, k in zip(parts, n, strict=True)]
-        draw_line(axes, x, shares, f"{variant}, {data} data")
-    axes.set_xlabel("times that the pretraining asked for the place")
-    axes.set_ylabel("right dev answers, % (95 % interval)")
-    axes.set_ylim(bottom=0)
-    finish(figure, [axes], "exposures.png")
+def draw_exposures(rows: list[dict], least: int = 20) -> None:
+    """Right answers by how often the place was asked for, a panel for each variant, without small bins."""
+    figure, panels = report.pyplot().subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for panel, variant in zip(panels, ("vanilla", "rope"), strict=True):
+        mine = [row for row in rows if row["variant"] == variant]
+        for (data, recipe, epochs), group in report.grouped(mine, "data", "recipe", "epochs"):
+            parts = [part for _, part in exposure_bins(group) if sum(r["n"] for r in part) >= least]
+            if not parts:
+                continue
+            n = [sum(r["n"] for r in part) for part in parts]
+            x = [sum(r["exposures"] * r["n"] for r in part) / k for part, k in zip(parts, n, strict=True)]
+            shares = [(sum(r["correct"] for r in part) / k, k) for part, k in zip(parts, n, strict=True)]
+            draw_line(panel, x, shares, f"{variant}, {recipe}, {epochs} epochs, {data} data")
+        panel.set_xlabel("times that the pretraining asked for the place")
+        panel.set_ylim(bottom=0)
+    panels[0].set_ylabel("right dev answers, % (95 % interval)")
+    finish(figure, panels, "exposures.png")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -133,14 +133,15 @@ def test_tables_and_figures(tmp_path, monkeypatch):
     rows = [row | {"change": "as it is", "seed": seed, "dev": dev} for seed, dev in ((0, 0.30), (1, 0.40))]
     add_rows(results / "curve.json", rows, recall.RUN_KEY)
     add_rows(results / "ablation.json", [*rows, row | {"change": "batch 128", "seed": 0, "dev": 0.1}], recall.RUN_KEY)
-    exposed = {"folder": "f", "data": "own", "variant": "rope", "exposures": 5, "n": 20, "correct": 10}
+    exposed = {**row, "folder": "f", "exposures": 5, "n": 20, "correct": 10}
     add_rows(results / "exposures.json", [exposed], ("folder", "exposures"))
     add_rows(results / "accuracy.json", [row | {"recipe": "best", "seed": 0, "dev": 0.8}], report.TRAINED)
     recall.draw(Namespace())
     text = readme.read_text()
-    assert "| as it is | own | rope | fast | 9 | 0 1 | 35.0% (30.9 to 39.3): 30.0, 40.0 | 500 | 2.0, 2.0 |" in text
+    assert "| as it is | own | rope | fast | 9 | 0 1 | 35.0% (30.9 to 39.3): 30.0, 40.0 | 500 |" in text
+    assert "| own | rope | fast | 9 | 0 1 | 35.0% (30.9 to 39.3): 30.0, 40.0 | 500 | 2.0, 2.0 |" in text
     assert "| own | rope | best | 40 | 0 | 80.0% (76.3 to 83.3) | 500 | 2.0 |" in text
-    assert "| batch 128 | own | rope | fast | 9 | 0 | 10.0% (7.7 to 12.9) | 500 | 2.0 |" in text
-    assert "| own | rope | 4 to 7 | 20 | 50.0% (29.9 to 70.1) |" in text
+    assert "| batch 128 | own | rope | fast | 9 | 0 | 10.0% (7.7 to 12.9) | 500 |" in text
+    assert "| own | rope | fast | 9 | 4 to 7 | 20 | 50.0% (29.9 to 70.1) |" in text
     for name in ("curve.png", "ablation.png", "exposures.png"):
         assert (results / name).read_bytes().startswith(b"\x89PNG")
