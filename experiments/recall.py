@@ -42,7 +42,7 @@ from utils import (  # noqa: E402
 )
 
 RESULTS = ROOT / "results"
-RUN_KEY = ("data", "variant", "recipe", "seed", "change", "epochs", "hardware")
+RUN_KEY = ("data", "people", "variant", "recipe", "seed", "change", "epochs", "hardware", "precision")
 
 # What tells the lines of a table apart, seeds being together.
 RUN = ("data", "variant", "recipe", "epochs")
@@ -58,6 +58,7 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "nothing before the name": {"corruption.lead": 0.0},
     "anything before the name": {"corruption.longest_lead": 112},
     "AdamW alone": {"pretrain.muon_lr": 0.0},
+    "decay of all but biases": {"pretrain.decay_all": True},
     "batch 128": {"pretrain.batch_size": 128},
     "dropout 0.1": {"pretrain.dropout": 0.1},
     "cosine to a tenth": {"pretrain.decay_shape": "cosine"},
@@ -86,9 +87,9 @@ def run_once(
     kind: str = "recall",
 ) -> dict:
     """Pretrain, finetune and evaluate a recipe, changed as told, in a folder under expt/KIND/; the row of results."""
-    name = args.recipe
+    name, people = args.recipe, getattr(args, "people", None)
     if changes:
-        name = f"{args.recipe}, {change}"
+        name = f"{args.recipe}, {change}" + (f", {people} people" if people else "")
         RECIPES[name] = changed(RECIPES[args.recipe], changes)
     folder = ROOT / "expt" / kind / f"{args.data_name}_{variant}_{name}_{seed}".replace(" ", "_").replace(",", "")
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,6 +97,8 @@ def run_once(
     command = f"python experiments/recall.py {args.command} --recipe {args.recipe} --variants {variant} --seeds {seed}"
     if "epochs" in args:
         command += f" --epochs {RECIPES[name].pretrain.max_epochs}"
+    if people:
+        command += f" --people {people}"
     if "changes" in args:
         command += f" --changes {shlex.quote(change)}"
     if args.data_name != "own":
@@ -111,11 +114,12 @@ def runs(args: argparse.Namespace, path: Path, keys: tuple[str, ...], plan: dict
             for variant in args.variants:
                 wanted = {"data": args.data_name, "variant": variant, "recipe": args.recipe, "seed": seed}
                 if "change" in keys:
-                    wanted |= {"change": change, "epochs": recipe.pretrain.max_epochs}
+                    wanted |= {"change": change, "epochs": recipe.pretrain.max_epochs, "people": recipe.people}
                 if any(all(row.get(k) == v for k, v in wanted.items()) for row in read_rows(path)):
                     print(f"{', '.join(map(str, wanted.values()))}: has its row in {path.name}")
                     continue
-                add_rows(path, [run_once(args, variant, seed, change, changes) | wanted], keys)
+                row = run_once(args, variant, seed, change, changes) | wanted
+                add_rows(path, [{name: value for name, value in row.items() if value is not None}], keys)
 
 
 def accuracy(args: argparse.Namespace) -> int:
@@ -135,10 +139,22 @@ def curve(args: argparse.Namespace) -> None:
 def ablation(args: argparse.Namespace) -> None:
     """Rows of results/ablation.json: one choice of the recipe changed at a time, at one length of pretraining."""
     length = {"pretrain.max_epochs": args.epochs}
+    if args.people is not None:
+        length |= fewer(RECIPES[args.recipe], args.people, args.data)
     base = changed(RECIPES[args.recipe], length)
     plan = {name: length | ABLATIONS[name] for name in args.changes}
     plan = {name: c for name, c in plan.items() if c == length or changed(RECIPES[args.recipe], c) != base}
     runs(args, RESULTS / "ablation.json", RUN_KEY, plan)
+
+
+def fewer(recipe: Recipe, people: int, data: Path) -> dict[str, object]:
+    """What to change for a trial on some of the people: batches are smaller likewise, so an epoch has its steps."""
+    everybody = len(read_text(data / "wiki.txt").rstrip("\n").split("\n"))
+    if not 20 <= people <= everybody:
+        raise UserError(f"--people {people}: 20 to {everybody} are expected, as many as {data / 'wiki.txt'} has")
+    sizes = {phase: getattr(recipe, phase).batch_size for phase in ("pretrain", "finetune")}
+    share = people / everybody
+    return {"people": people} | {f"{phase}.batch_size": max(1, round(share * n)) for phase, n in sizes.items()}
 
 
 def exposures(args: argparse.Namespace) -> None:
@@ -212,12 +228,15 @@ def verify(args: argparse.Namespace) -> int:
     args.recipe, args.data_name = row["recipe"], row["data"]
     shutil.rmtree(ROOT / "expt" / "verify", ignore_errors=True)
     new = run_once(args, row["variant"], row["seed"], kind="verify")
-    same = new["dev"] == row["dev"]
-    print(f"row {args.verify}: {row['data']}, {row['variant']}, {row['recipe']}, seed {row['seed']}, {row['hardware']}")
-    print(
-        f"dev {row['dev']:.1%} then, {new['dev']:.1%} now on {new['hardware']}: {'the same' if same else 'DIFFERENT'}"
-    )
-    return 0 if same else 1
+    print(f"row {args.verify}: {row['data']} data, {row['variant']}, {row['recipe']}, seed {row['seed']}")
+    for when, r in (("then", row), ("now", new)):
+        print(f"{when:>4}: dev {report.percent(r['dev'], r['n'])}, {report.machine(r)}, commit {r['commit']}")
+    if new["dev"] == row["dev"]:
+        print("the same")
+        return 0
+    other = report.machine(new) != report.machine(row)
+    print("DIFFERENT" + ("; another machine or precision rounds otherwise, and may" if other else ""))
+    return 1
 
 
 # ---------------------------------------------------------------- tables and figures
@@ -229,13 +248,13 @@ def mean_dev(rows: list[dict]) -> float:
 
 
 def table(rows: list[dict], *keys: str, timed: bool = True) -> str:
-    """Markdown: one line for all seeds of a run; `keys` tell runs apart."""
+    """Markdown: one line for all seeds of a run; `keys` tell runs apart. The last column is time, or else loss."""
     heads = [*keys, "seeds", "dev: mean (95 % interval), then each seed", "n"]
-    heads += ["minutes (naive step)"] if timed else []
+    heads += ["minutes (naive step)"] if timed else ["loss of the pretraining"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for names, group in report.grouped(rows, *keys):
         cells = [*names, " ".join(str(row["seed"]) for row in group), report.mean_percent(group), group[0]["n"]]
-        cells += [", ".join(report.minutes(row) for row in group)] if timed else []
+        cells += [", ".join(report.minutes(row) if timed else f"{row.get('loss', '-')}" for row in group)]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
@@ -278,7 +297,7 @@ def draw(args: argparse.Namespace) -> None:
     if rows := read_rows(RESULTS / "ablation.json"):
         rows.sort(key=lambda row: (*(str(row[key]) for key in RUN), list(ABLATIONS).index(row["change"]), row["seed"]))
         # Ablations may run side by side, so their times say nothing.
-        report.put_between(readme, "ablation", table(rows, "change", *RUN, timed=False))
+        report.put_between(readme, "ablation", table(rows, "change", "people", *RUN, timed=False))
         draw_ablation(rows)
     if rows := read_rows(RESULTS / "exposures.json"):
         rows.sort(key=lambda row: (row["data"] != "own", row["variant"], row["epochs"], row["recipe"]))
@@ -334,12 +353,13 @@ def draw_ablation(rows: list[dict]) -> None:
     names = list(dict.fromkeys(row["change"] for row in rows))
     size = (7.5, 0.4 * len(names) + 1.2)
     figure, axes = report.pyplot().subplots(figsize=size, layout="constrained")
-    runs = report.grouped(rows, "data", "variant", "recipe", "epochs")
-    for number, ((data, variant, recipe, epochs), group) in enumerate(runs):
+    runs = report.grouped(rows, "data", "variant", "recipe", "epochs", "people")
+    for number, ((data, variant, recipe, epochs, people), group) in enumerate(runs):
         for (name,), part in report.grouped(group, "change"):
             place, error = names.index(name) + 0.15 * number, report.error_bar(mean_dev(part), part[0]["n"])
-            label = f"{variant}, {recipe}, {epochs} epochs, {data} data" if part[0] is group[0] else None
-            style = {"fmt": "o", "capsize": 3, "color": f"C{number}", "label": label}
+            label = f"{variant}, {recipe}, {epochs} epochs, {data} data"
+            label += f", {people} people" if people != "-" else ""
+            style = {"fmt": "o", "capsize": 3, "color": f"C{number}", "label": label if part[0] is group[0] else None}
             axes.errorbar(100 * mean_dev(part), place, xerr=error, **style)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
@@ -393,6 +413,8 @@ def main(argv: list[str] | None = None) -> int:
             command.add_argument("--epochs", nargs="+", type=int, required=True, help="of pretraining")
         if function is ablation:
             command.add_argument("--epochs", type=int, required=True, help="of pretraining")
+            text = "take some of the people alone, and as much smaller batches: a trial of a long recipe"
+            command.add_argument("--people", metavar="N", type=int, help=text)
             text = "of these alone (default: all): " + ", ".join(map(repr, ABLATIONS))
             command.add_argument(
                 "--changes", nargs="+", choices=ABLATIONS, default=[*ABLATIONS], metavar="C", help=text

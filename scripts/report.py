@@ -25,7 +25,7 @@ from utils import UserError, add_rows, atomic_write, cli, read_rows, wilson_inte
 # The handout's bars, parts (f) and (g).
 BARS = {"vanilla": 0.15, "rope": 0.30}
 # What identifies a row about a model that was trained here.
-TRAINED = ("data", "variant", "recipe", "seed", "hardware")
+TRAINED = ("data", "variant", "recipe", "seed", "hardware", "precision")
 # Of a wording in a picture: distance from the line, marker, colour.
 POINTS = {"original": (-0.15, "o", "#2a6f97"), "reworded": (0.15, "s", "#c1121f")}
 ASKED = {"bare": "question alone", "instructed": "with instructions"}
@@ -49,6 +49,11 @@ def minutes(row: dict) -> str:
         return "-"
     naive = row.get("naive_step_seconds")
     return f"{row['seconds'] / 60:.1f}" + (f" ({naive:.2f} s)" if naive else "")
+
+
+def machine(row: dict) -> str:
+    """On what a row was trained, and how its matrix products were rounded."""
+    return ", ".join(row[name] for name in ("hardware", "precision") if name in row) or "-"
 
 
 def grouped(rows: list[dict], *keys: str) -> Iterator[tuple[tuple, list[dict]]]:
@@ -83,12 +88,11 @@ def write_tables(folder: Path) -> str:
         for row in read_rows(folder / "accuracy.json")
     ]
     rows = sorted(controls + trained, key=lambda r: (r["data"] != "own", r["recipe"], r["seed"]))
-    for key, group in grouped(rows, "model", "data", "recipe", "hardware"):
-        *names, machine = key
+    for (*names, _, _), group in grouped(rows, "model", "data", "recipe", "hardware", "precision"):
         cells = [*names, " ".join(str(row["seed"]) for row in group), mean_percent(group)]
         cells += [mean_percent(group, "test", "test_n"), group[0].get("bar", "-")]
         cells.append(f"{group[0]['tokens']:,}" if "tokens" in group[0] else "-")
-        cells += [", ".join(map(minutes, group)), machine]
+        cells += [", ".join(map(minutes, group)), machine(group[0])]
         lines.append("| " + " | ".join(cells) + " |")
     text = "\n".join(lines)
     note = (
@@ -261,24 +265,29 @@ def save(figure, path: Path) -> None:
     pyplot().close(figure)
 
 
+def bars_of(folder: Path, data: str, recipe: str, seed: int) -> list[tuple[str, dict]]:
+    """What accuracy.png shows, from top to bottom: names and rows. Of the rows of several machines, the latest."""
+    controls = [(row["what"].split(" (")[0], row) for row in read_rows(folder / "controls.json")]
+    trained = [(f"{row['variant']}, pretrained", row) for row in read_rows(folder / "accuracy.json")]
+    wanted = {"data": data, "recipe": recipe, "seed": seed}
+    bars = [
+        (name, row)
+        for name, row in controls + trained
+        if "reworded" not in name and all(row[key] == value for key, value in wanted.items())
+    ]
+    bars = list(dict(sorted(bars, key=lambda bar: bar[1]["date"])).items())
+    order = ["London for everyone", "vanilla without pretraining", "vanilla, pretrained", "rope, pretrained"]
+    return sorted(bars, key=lambda bar: order.index(bar[0]))
+
+
 def draw(folder: Path, data: str, recipe: str, seed: int) -> None:
     """The picture of the README: the three models beside the baseline, with intervals and bars."""
-    plt = pyplot()
+    plt, bars = pyplot(), bars_of(folder, data, recipe, seed)
     if plt is None:
         return
-
-    def mine(rows: list[dict]) -> list[dict]:
-        wanted = {"data": data, "recipe": recipe, "seed": seed}
-        return [row for row in rows if all(row[k] == v for k, v in wanted.items())]
-
-    bars = [(row["what"].split(" (")[0], row) for row in mine(read_rows(folder / "controls.json"))]
-    bars = [bar for bar in bars if "reworded" not in bar[0]]
-    bars += [(f"{row['variant']}, pretrained", row) for row in mine(read_rows(folder / "accuracy.json"))]
     if not bars:
         print(f"no picture accuracy.png: no rows of {data} data, recipe {recipe}, seed {seed}")
         return
-    order = {"London for everyone": 0, "vanilla without pretraining": 1}
-    bars.sort(key=lambda bar: order.get(bar[0], 2))
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
     for y, (_, row) in enumerate(bars):
         high, error = wilson_interval(row["dev"] * row["n"], row["n"])[1], error_bar(row["dev"], row["n"])

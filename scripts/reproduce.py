@@ -62,6 +62,7 @@ class Reproduction:
         self.out = out or (ROOT / "expt" / recipe if self.is_trial else ROOT)
         self.out.mkdir(parents=True, exist_ok=True)
         self.data = small_data(data, self.out, RECIPES[recipe].people) if self.is_trial else data
+        self.date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")  # when the run began
         self.accuracy: list[dict] = []
         self.controls: list[dict] = []
         self.sensitivity: list[dict] = []
@@ -133,6 +134,7 @@ class Reproduction:
         row |= {
             "seconds": round(sum(t["seconds"] for t in trainings), 1),
             "tokens": sum(t["tokens"] for t in trainings),
+            "loss": round(trainings[0]["loss"], 4),  # of the pretraining, where there is one
         }
         row |= {"precision": stamp["settings"]["precision"], "hardware": stamp["hardware"]}
         row |= {"naive_step_seconds": self.naive_step_seconds(variant)}
@@ -154,7 +156,7 @@ class Reproduction:
             "commit": commit(),
             "command": f"python scripts/reproduce.py --recipe {self.recipe} --seed {self.seed}"
             + ("" if self.data_name == "own" else f" --data FOLDER --data_name {self.data_name}"),
-            "date": datetime.date.today().isoformat(),
+            "date": self.date,
         }
 
     def naive_step_seconds(self, variant: str) -> float | None:
@@ -201,7 +203,8 @@ class Reproduction:
         found = sensitivity.run(sensitivity.build_parser().parse_args(argv)).result()
         row = self.row("rope", dev=found["reworded"], n=found["n"])
         self.controls.append({"what": "rope, question reworded (4a)", **row})
-        self.sensitivity.append(self.row("rope", **found, hardware=self.accuracy[-1]["hardware"]))
+        machine = {name: self.accuracy[-1][name] for name in ("hardware", "precision")}
+        self.sensitivity.append(self.row("rope", **found, **machine))
 
 
 def shown(argv: list[str]) -> str:
@@ -273,7 +276,7 @@ def main(argv: list[str] | None = None) -> int:
     results = steps.out / "results" if steps.is_trial else ROOT / "results"
     results.mkdir(exist_ok=True)
     add_rows(results / "accuracy.json", steps.accuracy, report.TRAINED)
-    add_rows(results / "controls.json", steps.controls, ("what", "data", "recipe", "seed", "hardware"))
+    add_rows(results / "controls.json", steps.controls, ("what", "data", "recipe", "seed", "hardware", "precision"))
     add_rows(results / "sensitivity.json", steps.sensitivity, report.TRAINED)
     print("\n=== results")
     tables = report.write_all(results, data_name, args.recipe, args.seed)

@@ -14,7 +14,7 @@ class Phase:
     """How one training goes.
 
     Attributes:
-        max_epochs, batch_size, learning_rate, muon_lr, decay_shape: as in TrainerConfig.
+        max_epochs, batch_size, learning_rate, muon_lr, decay_shape, decay_all: as in TrainerConfig.
         dropout: at embedding, residual branches and attention.
         decay_epochs: the learning rate decays over this many passes over the DOCUMENTS at 128
             positions each (the handout's way to say it); None: over the length of the run.
@@ -28,6 +28,7 @@ class Phase:
     muon_lr: float = 0.0
     decay_shape: str = "cosine"
     decay_epochs: int | None = None
+    decay_all: bool = False
     with_documents: bool = False
 
 

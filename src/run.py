@@ -66,7 +66,7 @@ USED_BY = {
 
 @dataclass(frozen=True)
 class Training:
-    """What a finished training was: for result files."""
+    """What a finished training was: for result files. The loss is the mean of the last epoch's steps."""
 
     steps: int
     tokens: int
@@ -269,6 +269,7 @@ def config_of(phase: Phase, corpus: CharCorruptionDataset, dataset, precision: s
         warmup_tokens=512 * 20,
         final_tokens=phase.decay_epochs * len(corpus) * BLOCK_SIZE if phase.decay_epochs else run_length,
         decay_shape=phase.decay_shape,
+        decay_all=phase.decay_all,
         precision=precision,
         seed=seed,
     )
@@ -317,7 +318,7 @@ def train(args: argparse.Namespace, phase: Phase, model: GPT, corpus: CharCorrup
         if trainer.step < trainer.total_steps:
             print(f"stopped at step {trainer.step}; go on with the same command and --resume", file=sys.stderr)
             raise KeyboardInterrupt
-        loss = progress.last.loss if progress.last else float("nan")
+        loss = sum(progress.losses) / len(progress.losses) if progress.losses else float("nan")
         hparams = {name: value for name, value in settings.items() if isinstance(value, int | float | str | bool)}
         writer.add_hparams(hparams, {"final/loss": loss}, run_name=".")
     result = Training(trainer.step, trainer.tokens, trainer.seconds, loss)

@@ -35,6 +35,7 @@ class TrainerConfig:
         learning_rate: peak rate of AdamW.
         betas: decay rates of AdamW's averages.
         weight_decay: on the matrices that multiply, not on biases, LayerNorms and embeddings.
+        decay_all: on LayerNorms and embeddings too (see GPT.parameter_groups).
         grad_norm_clip: longest gradient let through.
         lr_decay: follow the schedule; False keeps the rate constant.
         warmup_tokens: length of the linear warm-up.
@@ -54,6 +55,7 @@ class TrainerConfig:
     learning_rate: float = 3e-4
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1
+    decay_all: bool = False
     grad_norm_clip: float = 1.0
     lr_decay: bool = False
     warmup_tokens: float = 375e6
@@ -335,7 +337,7 @@ def make_optimizers(model, config: TrainerConfig) -> list[torch.optim.Optimizer]
     Each group carries `peak_lr`, which the schedule scales. Muon (Jordan et al. 2024) makes the
     update of a matrix orthogonal; it is meant for hidden layers, so embeddings and head stay with AdamW.
     """
-    groups = model.parameter_groups(config.weight_decay)
+    groups = model.parameter_groups(config.weight_decay, config.decay_all)
     matrices = []
     if config.muon_lr > 0:
         matrices = [p for block in model.blocks for p in block.parameters() if p.ndim == 2]

@@ -159,6 +159,18 @@ def test_weight_decay_is_on_matrix_products_alone(tiny):
     assert sorted(everything) == sorted(name_of.values())
 
 
+def test_decay_all_is_what_the_courses_trainer_does(tiny):
+    """It exempts the parameters whose name holds "bias" or "LayerNorm.weight", and nothing has the latter name."""
+    model = GPT(tiny)
+    name_of = {id(p): name for name, p in model.named_parameters()}
+    decayed, free = model.parameter_groups(0.1, decay_all=True)
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
+    exempt = {name for name in name_of.values() if "bias" in name or "LayerNorm.weight" in name}
+    assert {name_of[id(p)] for p in free["params"]} == exempt
+    assert {name_of[id(p)] for p in decayed["params"]} == set(name_of.values()) - exempt
+    assert {"blocks.0.ln1.weight", "ln_f.weight", "tok_emb.weight"} <= set(name_of.values()) - exempt
+
+
 def test_config_cannot_be_changed():
     """A model's config is frozen: nothing changes it behind the caller's back."""
     config = tiny_config()

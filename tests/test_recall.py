@@ -13,7 +13,7 @@ import recall
 import report
 from dataset import CharCorruptionDataset, Corruption
 from recipes import RECIPES
-from utils import add_rows, fingerprint, read_rows
+from utils import UserError, add_rows, fingerprint, read_rows
 
 PEOPLE = {"Ann Li": "Rome", "Bo Ek": "Oslo", "Cy Poe": "Bonn", "Di Fo, Jr.": "Lima"}
 DOCUMENTS = "\n".join(f"{name}. Born in {place}, {name} met Kafka there?" for name, place in PEOPLE.items())
@@ -71,17 +71,19 @@ def lab(tmp_path, monkeypatch):
 
         def pretrained(self, variant):
             (self.folder / "rope.finetune.params").touch()
-            row = {"data": "mine", "variant": variant, "recipe": "?", "seed": self.seed, "hardware": "cpu"}
-            return row | {"dev": 0.5, "n": 4, "corpus": fingerprint(tmp_path / "wiki.txt")}
+            row = {"data": "mine", "variant": variant, "recipe": "?", "seed": self.seed, "hardware": machine[0]}
+            return row | {"dev": dev[0], "n": 4, "commit": "c0de", "corpus": fingerprint(tmp_path / "wiki.txt")}
 
     trained: list[tuple] = []
+    machine, dev = ["cpu"], [0.5]  # of what it trains next
     for name in ("wiki.txt", "birth_places_train.tsv", "birth_dev.tsv", "birth_test_inputs.tsv"):
         (tmp_path / name).write_text("x")
     monkeypatch.setattr(recall, "Reproduction", Training)
     monkeypatch.setattr(recall, "RESULTS", tmp_path)
     monkeypatch.setattr(recall, "ROOT", tmp_path)
     data = ["--data", str(tmp_path), "--data_name", "mine"]
-    return Namespace(main=lambda *words: recall.main([*words, *data]), trained=trained, folder=tmp_path, data=data[:2])
+    parts = {"trained": trained, "folder": tmp_path, "data": data[:2], "machine": machine, "dev": dev}
+    return Namespace(main=lambda *words: recall.main([*words, *data]), **parts)
 
 
 def test_rows_tell_their_command_and_are_not_trained_twice(lab):
@@ -98,12 +100,24 @@ def test_rows_tell_their_command_and_are_not_trained_twice(lab):
 
 
 def test_verify_trains_anew(lab, capsys):
-    """Bug: verify took the parameters that the row had left, and so found the same every time."""
+    """Bug: verify took the parameters that the row had left, and so found the same every time.
+
+    It also says on what machines both were trained, and why they may differ.
+    """
     lab.main("accuracy")
     assert recall.main(["accuracy", "--verify", "0", *lab.data]) == 0
+    lab.machine[0] = "another cpu"
     assert recall.main(["accuracy", "--verify", "0", *lab.data]) == 0
     assert [files for *_, files in lab.trained] == [[], [], []]
-    assert "dev 50.0% then, 50.0% now on cpu: the same" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "then: dev 50.0% (15.0 to 85.0), cpu, commit c0de\n now: dev 50.0% (15.0 to 85.0), another cpu" in shown
+    assert shown.endswith("\nthe same\n")
+    lab.dev[0] = 0.25
+    assert recall.main(["accuracy", "--verify", "0", *lab.data]) == 1
+    assert capsys.readouterr().out.endswith("DIFFERENT; another machine or precision rounds otherwise, and may\n")
+    lab.machine[0] = "cpu"
+    assert recall.main(["accuracy", "--verify", "0", *lab.data]) == 1
+    assert capsys.readouterr().out.endswith("DIFFERENT\n")
 
 
 def test_other_lengths_are_other_ablations(lab):
@@ -121,6 +135,24 @@ def test_other_lengths_are_other_ablations(lab):
     assert len(lab.trained) == len(recall.ABLATIONS) - 1  # best has leads of any length
 
 
+def test_a_trial_on_fewer_people_keeps_the_steps_of_an_epoch(lab, capsys):
+    """Half of the people, half the batch: run, named and kept apart from the whole; more than there are is refused."""
+    (lab.folder / "wiki.txt").write_text("x\n" * 64)
+    words = ("ablation", "--epochs", "5", "--changes", "as it is")
+    lab.main(*words)
+    lab.main(*words, "--people", "32")
+    recipe = recall.RECIPES["fast, as it is, 32 people"]
+    whole = RECIPES["fast"]
+    assert (recipe.people, recipe.pretrain.max_epochs) == (32, 5)
+    assert recipe.pretrain.batch_size == whole.pretrain.batch_size / 2
+    assert recipe.finetune.batch_size == whole.finetune.batch_size / 2
+    rows = read_rows(lab.folder / "ablation.json")
+    assert [row.get("people") for row in rows] == [None, 32]
+    assert "--epochs 5 --people 32 --changes 'as it is'" in rows[1]["command"]
+    with pytest.raises(UserError, match="--people 65: 20 to 64 are expected"):
+        lab.main(*words, "--people", "65")
+
+
 def test_tables_and_figures(tmp_path, monkeypatch):
     """draw puts a line a run into the README, seeds together, and writes the three figures."""
     results, readme = tmp_path / "results", tmp_path / "experiments" / "README.md"
@@ -132,16 +164,19 @@ def test_tables_and_figures(tmp_path, monkeypatch):
     row = {"data": "own", "variant": "rope", "recipe": "fast", "epochs": 9, "n": 500, "seconds": 120.0}
     rows = [row | {"change": "as it is", "seed": seed, "dev": dev} for seed, dev in ((0, 0.30), (1, 0.40))]
     add_rows(results / "curve.json", rows, recall.RUN_KEY)
-    add_rows(results / "ablation.json", [*rows, row | {"change": "batch 128", "seed": 0, "dev": 0.1}], recall.RUN_KEY)
+    few = row | {"people": 40, "recipe": "handout", "change": "as it is", "seed": 0, "dev": 0.2, "n": 10, "loss": 1.25}
+    rows += [row | {"change": "batch 128", "seed": 0, "dev": 0.1}, few]
+    add_rows(results / "ablation.json", rows, recall.RUN_KEY)
     exposed = {**row, "folder": "f", "exposures": 5, "n": 20, "correct": 10}
     add_rows(results / "exposures.json", [exposed], ("folder", "exposures"))
     add_rows(results / "accuracy.json", [row | {"recipe": "best", "seed": 0, "dev": 0.8}], report.TRAINED)
     recall.draw(Namespace())
     text = readme.read_text()
-    assert "| as it is | own | rope | fast | 9 | 0 1 | 35.0% (30.9 to 39.3): 30.0, 40.0 | 500 |" in text
+    assert "| as it is | - | own | rope | fast | 9 | 0 1 | 35.0% (30.9 to 39.3): 30.0, 40.0 | 500 | -, - |" in text
+    assert "| as it is | 40 | own | rope | handout | 9 | 0 | 20.0% (5.7 to 51.0) | 10 | 1.25 |" in text
     assert "| own | rope | fast | 9 | 0 1 | 35.0% (30.9 to 39.3): 30.0, 40.0 | 500 | 2.0, 2.0 |" in text
     assert "| own | rope | best | 40 | 0 | 80.0% (76.3 to 83.3) | 500 | 2.0 |" in text
-    assert "| batch 128 | own | rope | fast | 9 | 0 | 10.0% (7.7 to 12.9) | 500 |" in text
+    assert "| batch 128 | - | own | rope | fast | 9 | 0 | 10.0% (7.7 to 12.9) | 500 | - |" in text
     assert "| own | rope | fast | 9 | 4 to 7 | 20 | 50.0% (29.9 to 70.1) |" in text
     for name in ("curve.png", "ablation.png", "exposures.png"):
         assert (results / name).read_bytes().startswith(b"\x89PNG")

@@ -128,7 +128,7 @@ def test_predictions_of_other_parameters_are_refused(delivered, tmp_path):
 
 def row(seed: int, dev: float) -> dict:
     """A row as reproduce.py writes it."""
-    more = {"seconds": 60.0, "tokens": 1000, "hardware": "cpu"}
+    more = {"seconds": 60.0, "tokens": 1000, "hardware": "cpu", "precision": "float32", "date": "2026-11-24"}
     return {"data": "own", "variant": "rope", "recipe": "fast", "seed": seed, "dev": dev, "n": 500, **more}
 
 
@@ -159,8 +159,8 @@ def test_tables_say_accuracy_with_interval_and_bar(tmp_path):
     """
     end = "- | 30% | 1,000"
     for seed, dev, cells in (
-        (0, 0.4, f"| 0 | 40.0% (35.8 to 44.4) | {end} | 1.0 | cpu |"),
-        (1, 0.5, f"| 0 1 | 45.0% (40.7 to 49.4): 40.0, 50.0 | {end} | 1.0, 1.0 | cpu |"),
+        (0, 0.4, f"| 0 | 40.0% (35.8 to 44.4) | {end} | 1.0 | cpu, float32 |"),
+        (1, 0.5, f"| 0 1 | 45.0% (40.7 to 49.4): 40.0, 50.0 | {end} | 1.0, 1.0 | cpu, float32 |"),
     ):
         add_rows(tmp_path / "accuracy.json", [row(seed, dev)], report.TRAINED)
         text = report.write_tables(tmp_path)
@@ -174,6 +174,17 @@ def test_the_picture_is_drawn_for_shares_of_nought_and_one(tmp_path):
     add_rows(tmp_path / "controls.json", [dict(row(0, 0.0), what="vanilla without pretraining")], ("what",))
     report.draw(tmp_path, "own", "fast", 0)
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_shows_each_model_once(tmp_path):
+    """Bug: after `make run` on another machine than that of the rows in git, it showed both machines' rows."""
+    here = dict(row(0, 0.4), hardware="cpu, 4 threads", date="2026-11-25T09:00:00+00:00")
+    rows = [here, row(0, 0.3), dict(row(0, 0.2), variant="vanilla"), row(1, 0.5)]
+    add_rows(tmp_path / "accuracy.json", rows, report.TRAINED)
+    london = {"what": "London for everyone", "data": "own", "recipe": "fast", "seed": 0, "dev": 0.05, "date": "2026"}
+    add_rows(tmp_path / "controls.json", [london], ("what",))
+    shown = [(name, bar["dev"]) for name, bar in report.bars_of(tmp_path, "own", "fast", 0)]
+    assert shown == [("London for everyone", 0.05), ("vanilla, pretrained", 0.2), ("rope, pretrained", 0.4)]
 
 
 def test_text_is_put_between_marks_and_nowhere_else(tmp_path):
