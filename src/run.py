@@ -58,6 +58,7 @@ USED_BY = {
     "max_epochs": ("pretrain", "finetune"),
     "batch_size": ("pretrain", "finetune"),
     "dropout": ("pretrain", "finetune"),
+    "decay_all": ("pretrain", "finetune"),
     "checkpoint_minutes": ("pretrain", "finetune"),
     "resume": ("pretrain", "finetune"),
     "recipe": ("pretrain", "finetune"),
@@ -109,6 +110,12 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_argument("--max_epochs", type=int, help="passes over the training set")
     training.add_argument("--batch_size", type=int, help="rows a step")
     training.add_argument("--dropout", type=float, help="at embedding, residual branches and attention")
+    training.add_argument(
+        "--decay_all",
+        action="store_true",
+        default=None,
+        help="weight decay on LayerNorms and embeddings too, as the course's own trainer has it",
+    )
     training.add_argument(
         "--checkpoint_minutes", type=float, help="minutes between two checkpoints, fractions allowed (default: 5)"
     )
@@ -187,7 +194,7 @@ def choose_phase(args: argparse.Namespace) -> Phase:
         phase = recipe.finetune if args.reading_params_path else recipe.scratch
         rate = args.finetune_lr
     given = {"learning_rate": rate, "max_epochs": args.max_epochs, "batch_size": args.batch_size}
-    given["dropout"] = args.dropout
+    given |= {"dropout": args.dropout, "decay_all": args.decay_all}
     return replace(phase, **{name: value for name, value in given.items() if value is not None})
 
 

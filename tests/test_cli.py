@@ -215,6 +215,7 @@ FLAGS = {"evaluate": EVALUATE, "finetune": FINETUNE, "pretrain": PRETRAIN}
         ("--max_epochs", "3"),
         ("--batch_size", "3"),
         ("--dropout", "0"),
+        ("--decay_all",),
         ("--checkpoint_minutes", "1"),
         ("--recipe", "fast"),
         ("--resume",),
@@ -378,6 +379,9 @@ def test_flags_override_the_recipe():
         args = run.build_parser().parse_args((function, "rope", "c", *FLAGS[function], *flags, *rates))
         phase = run.choose_phase(args)
         assert (phase.max_epochs, phase.batch_size, phase.dropout, phase.learning_rate) == (7, 5, 0.25, rate)
+        assert phase.decay_all is False
+        args.decay_all = True
+        assert run.choose_phase(args).decay_all is True
         assert phase.muon_lr == getattr(RECIPES["fast"], "scratch" if function == "finetune" else function).muon_lr
 
 

@@ -161,20 +161,25 @@ def test_rates_follow_the_padded_positions():
     assert expected[-1] == pytest.approx(1e-3)
 
 
-def test_training_is_adamw_on_the_padded_loss():
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_training_is_adamw_on_the_padded_loss(decay_all: bool):
     """Three steps are minGPT's recipe on the naive padded model: clip to 1, AdamW (0.9, 0.95), decay on matrices.
 
-    Compared is what each parameter moved; the bias of qkv apart, whose keys' part has no gradient but rounding.
+    With decay_all, as in the course's trainer, the decay is on all but biases. Compared is what each parameter
+    moved; the bias of qkv apart, whose keys' part has no gradient but rounding.
     """
     data = rows(9)
     model = tiny_model().double()
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     reference = NaivePaddedGPT(model, torch.float64)
     log = Log()
-    Trainer(model, data, None, config(max_epochs=1, batch_size=3, lr_decay=False, callbacks=[log])).train()
+    settings = config(max_epochs=1, batch_size=3, lr_decay=False, decay_all=decay_all, callbacks=[log])
+    Trainer(model, data, None, settings).train()
 
     decayed = {f"blocks.{i}.{part}.weight" for i in (0, 1) for part in ("attn.qkv", "attn.proj", "mlp.0", "mlp.2")}
     decayed.add("head.weight")
+    if decay_all:
+        decayed = {name for name in reference.p if not name.endswith("bias")}
     mean = {n: torch.zeros_like(p) for n, p in reference.p.items()}
     square = {n: torch.zeros_like(p) for n, p in reference.p.items()}
     for step, asked in enumerate(data.asked, 1):
