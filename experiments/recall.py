@@ -20,8 +20,8 @@ import shlex
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +36,9 @@ from utils import (  # noqa: E402
     add_rows,
     cli,
     fingerprint,
+    hardware,
+    pick_device,
+    pick_precision,
     read_pairs,
     read_rows,
     read_text,
@@ -46,6 +49,7 @@ RUN_KEY = ("data", "people", "variant", "recipe", "seed", "change", "epochs", "h
 
 # What tells the lines of a table apart, seeds being together.
 RUN = ("data", "variant", "recipe", "epochs")
+TRIAL = (*RUN, "people", "machine")
 
 # What the ablation changes in a recipe, one at a time: name, then field and value (Recipe's or its parts').
 ABLATIONS: dict[str, dict[str, object]] = {
@@ -87,18 +91,20 @@ def run_once(
     kind: str = "recall",
 ) -> dict:
     """Pretrain, finetune and evaluate a recipe, changed as told, in a folder under expt/KIND/; the row of results."""
-    name, people = args.recipe, getattr(args, "people", None)
+    name, recipe = args.recipe, changed(RECIPES[args.recipe], changes or {})
     if changes:
-        name = f"{args.recipe}, {change}" + (f", {people} people" if people else "")
-        RECIPES[name] = changed(RECIPES[args.recipe], changes)
+        parts = [name, change, f"{recipe.pretrain.max_epochs} epochs"]
+        parts += [f"{recipe.people} people"] if recipe.people else []
+        name = ", ".join(dict.fromkeys(parts))  # in a curve, the change is the number of epochs
+        RECIPES[name] = recipe
     folder = ROOT / "expt" / kind / f"{args.data_name}_{variant}_{name}_{seed}".replace(" ", "_").replace(",", "")
     folder.mkdir(parents=True, exist_ok=True)
     row = Reproduction(name, seed, args.data.resolve(), args.data_name, args.device, folder).pretrained(variant)
     command = f"python experiments/recall.py {args.command} --recipe {args.recipe} --variants {variant} --seeds {seed}"
     if "epochs" in args:
-        command += f" --epochs {RECIPES[name].pretrain.max_epochs}"
-    if people:
-        command += f" --people {people}"
+        command += f" --epochs {recipe.pretrain.max_epochs}"
+    if recipe.people:
+        command += f" --people {recipe.people}"
     if "changes" in args:
         command += f" --changes {shlex.quote(change)}"
     if args.data_name != "own":
@@ -108,6 +114,9 @@ def run_once(
 
 def runs(args: argparse.Namespace, path: Path, keys: tuple[str, ...], plan: dict[str, dict[str, object]]) -> None:
     """Rows of a results file: a recipe changed in several ways, each in all variants and seeds."""
+    device = pick_device(args.device)
+    here = {"corpus": fingerprint(args.data / "wiki.txt"), "hardware": hardware(device)}
+    here |= {"precision": pick_precision("auto", device)}
     for change, changes in plan.items():
         recipe = changed(RECIPES[args.recipe], changes)
         for seed in args.seeds:
@@ -115,7 +124,8 @@ def runs(args: argparse.Namespace, path: Path, keys: tuple[str, ...], plan: dict
                 wanted = {"data": args.data_name, "variant": variant, "recipe": args.recipe, "seed": seed}
                 if "change" in keys:
                     wanted |= {"change": change, "epochs": recipe.pretrain.max_epochs, "people": recipe.people}
-                if any(all(row.get(k) == v for k, v in wanted.items()) for row in read_rows(path)):
+                known = wanted if recipe.people else wanted | here  # a trial has a corpus of its own
+                if any(all(row.get(k) == v for k, v in known.items()) for row in read_rows(path)):
                     print(f"{', '.join(map(str, wanted.values()))}: has its row in {path.name}")
                     continue
                 row = run_once(args, variant, seed, change, changes) | wanted
@@ -141,20 +151,36 @@ def ablation(args: argparse.Namespace) -> None:
     length = {"pretrain.max_epochs": args.epochs}
     if args.people is not None:
         length |= fewer(RECIPES[args.recipe], args.people, args.data)
-    base = changed(RECIPES[args.recipe], length)
-    plan = {name: length | ABLATIONS[name] for name in args.changes}
-    plan = {name: c for name, c in plan.items() if c == length or changed(RECIPES[args.recipe], c) != base}
+    recipe, plan = changed(RECIPES[args.recipe], length), {}
+    for name in args.changes:
+        if not ABLATIONS[name] or not same_training(changed(recipe, ABLATIONS[name]), recipe):
+            plan[name] = length | ABLATIONS[name]
     runs(args, RESULTS / "ablation.json", RUN_KEY, plan)
 
 
 def fewer(recipe: Recipe, people: int, data: Path) -> dict[str, object]:
     """What to change for a trial on some of the people: batches are smaller likewise, so an epoch has its steps."""
-    everybody = len(read_text(data / "wiki.txt").rstrip("\n").split("\n"))
-    if not 20 <= people <= everybody:
-        raise UserError(f"--people {people}: 20 to {everybody} are expected, as many as {data / 'wiki.txt'} has")
+    parts = ("wiki.txt", "birth_dev.tsv", "birth_test_inputs.tsv")
+    everybody, dev, test = (len(read_text(data / name).rstrip("\n").split("\n")) for name in parts)
+    most = 4 * min(dev, test)  # see small_data
+    if not 20 <= people <= most:
+        raise UserError(f"--people {people}: 20 to {most} are expected, a quarter of them each for dev and test")
     sizes = {phase: getattr(recipe, phase).batch_size for phase in ("pretrain", "finetune")}
     share = people / everybody
     return {"people": people} | {f"{phase}.batch_size": max(1, round(share * n)) for phase, n in sizes.items()}
+
+
+def same_training(recipe: Recipe, other: Recipe) -> bool:
+    """Whether two recipes train alike: without new words, most of the corruption's numbers have no use."""
+    from dataset import Corruption
+
+    def used(recipe: Recipe) -> Recipe:
+        rule = Corruption(**recipe.corruption)
+        if not rule.new_word:
+            rule = Corruption(keep_whole=rule.keep_whole, answer_only=rule.answer_only)
+        return replace(recipe, corruption=asdict(rule))
+
+    return used(recipe) == used(other)
 
 
 def exposures(args: argparse.Namespace) -> None:
@@ -169,10 +195,10 @@ def exposures(args: argparse.Namespace) -> None:
         settings = read_stamp(params)["settings"]
         variant = settings["variant"]
         pairs = read_pairs(read_text(args.data / "birth_dev.tsv"), args.data / "birth_dev.tsv")
-        predicted = read_text(folder / f"{variant}.pretrain.dev.predictions").split("\n")
+        predicted = read_text(folder / f"{variant}.pretrain.dev.predictions").removesuffix("\n").split("\n")
         counts = asked_places(settings, args.data, [(name_in(q, "dev"), place) for _, q, place in pairs])
         bins: dict[int, list[bool]] = defaultdict(list)
-        for (_, _, place), prediction, count in zip(pairs, predicted, counts, strict=False):
+        for (_, _, place), prediction, count in zip(pairs, predicted, counts, strict=True):
             bins[count].append(prediction == place)
         for count, right in sorted(bins.items()):
             row = {"folder": folder.name, "data": args.data_name, "variant": variant}
@@ -231,11 +257,11 @@ def verify(args: argparse.Namespace) -> int:
     print(f"row {args.verify}: {row['data']} data, {row['variant']}, {row['recipe']}, seed {row['seed']}")
     for when, r in (("then", row), ("now", new)):
         print(f"{when:>4}: dev {report.percent(r['dev'], r['n'])}, {report.machine(r)}, commit {r['commit']}")
-    if new["dev"] == row["dev"]:
+    if all(new[name] == row[name] for name in ("dev", "test", "tokens", "loss") if name in row):
         print("the same")
         return 0
     other = report.machine(new) != report.machine(row)
-    print("DIFFERENT" + ("; another machine or precision rounds otherwise, and may" if other else ""))
+    print("DIFFERENT" + (", as another machine or precision may make it" if other else ""))
     return 1
 
 
@@ -247,14 +273,19 @@ def mean_dev(rows: list[dict]) -> float:
     return sum(row["dev"] for row in rows) / len(rows)
 
 
-def table(rows: list[dict], *keys: str, timed: bool = True) -> str:
-    """Markdown: one line for all seeds of a run; `keys` tell runs apart. The last column is time, or else loss."""
-    heads = [*keys, "seeds", "dev: mean (95 % interval), then each seed", "n"]
-    heads += ["minutes (naive step)"] if timed else ["loss of the pretraining"]
+def table(rows: list[dict], *keys: str, last: dict[str, Callable[[dict], str]]) -> str:
+    """Markdown: one line for all seeds of a run.
+
+    Args:
+        rows: of all runs.
+        keys: what tells runs apart, and is shown.
+        last: further columns, the text of a row each.
+    """
+    heads = [*keys, "seeds", "dev: mean (95 % interval), then each seed", "n", *last]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for names, group in report.grouped(rows, *keys):
         cells = [*names, " ".join(str(row["seed"]) for row in group), report.mean_percent(group), group[0]["n"]]
-        cells += [", ".join(report.minutes(row) if timed else f"{row.get('loss', '-')}" for row in group)]
+        cells += [", ".join(map(text, group)) for text in last.values()]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
@@ -290,19 +321,27 @@ def draw(args: argparse.Namespace) -> None:
         for row in read_rows(RESULTS / "accuracy.json")
         if row["recipe"] in RECIPES
     ]
-    if rows := recipes + read_rows(RESULTS / "curve.json"):
-        rows.sort(key=lambda row: (row["data"] != "own", row["variant"], row["recipe"], row["epochs"], row["seed"]))
-        report.put_between(readme, "curve", table(rows, *RUN))
+    if rows := with_machine(recipes + read_rows(RESULTS / "curve.json")):
+        rows = list({tuple(row.get(key) for key in (*TRIAL, "seed")): row for row in rows}.values())
+        rows.sort(key=lambda row: (row["data"] != "own", *(row[key] for key in (*RUN[1:], "machine", "seed"))))
+        report.put_between(readme, "curve", table(rows, *RUN, "machine", last={"minutes (naive step)": report.minutes}))
         draw_curve(rows)
-    if rows := read_rows(RESULTS / "ablation.json"):
-        rows.sort(key=lambda row: (*(str(row[key]) for key in RUN), list(ABLATIONS).index(row["change"]), row["seed"]))
+    if rows := with_machine(read_rows(RESULTS / "ablation.json")):
+        order = list(ABLATIONS)
+        rows.sort(key=lambda r: (*(str(r.get(key, "")) for key in TRIAL), order.index(r["change"]), r["seed"]))
         # Ablations may run side by side, so their times say nothing.
-        report.put_between(readme, "ablation", table(rows, "change", "people", *RUN, timed=False))
+        last = {"loss of the pretraining": lambda row: str(row.get("loss", "-"))}
+        report.put_between(readme, "ablation", table(rows, "change", *TRIAL, last=last))
         draw_ablation(rows)
     if rows := read_rows(RESULTS / "exposures.json"):
         rows.sort(key=lambda row: (row["data"] != "own", row["variant"], row["epochs"], row["recipe"]))
         report.put_between(readme, "exposures", exposure_table(rows))
         draw_exposures(rows)
+
+
+def with_machine(rows: list[dict]) -> list[dict]:
+    """The rows, with what they were trained on as one entry."""
+    return [row | {"machine": report.machine(row)} for row in rows]
 
 
 def draw_line(axes, x: list[float], shares: list[tuple[float, int]], label: str) -> None:
@@ -327,13 +366,15 @@ def finish(figure, panels, name: str, above: bool = False) -> None:
 def draw_curve(rows: list[dict]) -> None:
     """Right answers by epochs and by minutes."""
     figure, panels = report.pyplot().subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
-    for (data, variant, recipe), group in report.grouped(rows, "data", "variant", "recipe"):
+    several = len({row["machine"] for row in rows}) > 1
+    for (data, variant, recipe, machine), group in report.grouped(rows, "data", "variant", "recipe", "machine"):
+        label = f"{variant}, {recipe}, {data} data" + (f", {machine}" if several else "")
         points = [(key[0], part) for key, part in report.grouped(group, "epochs")]
         epochs = [epochs for epochs, _ in points]
         minutes = [sum(r["seconds"] for r in part) / len(part) / 60 for _, part in points]
         shares = [(mean_dev(part), part[0]["n"]) for _, part in points]
         for panel, x in zip(panels, (epochs, minutes), strict=True):
-            draw_line(panel, x, shares, f"{variant}, {recipe}, {data} data")
+            draw_line(panel, x, shares, label)
     lengths = [row["seconds"] / 60 for row in rows]
     minutes = [m for m in (1, 2, 5, 10, 20, 50, 100, 200, 500) if min(lengths) / 2 < m < 2 * max(lengths)]
     ticks = (sorted({row["epochs"] for row in rows}), minutes)
@@ -353,11 +394,10 @@ def draw_ablation(rows: list[dict]) -> None:
     names = list(dict.fromkeys(row["change"] for row in rows))
     size = (7.5, 0.4 * len(names) + 1.2)
     figure, axes = report.pyplot().subplots(figsize=size, layout="constrained")
-    runs = report.grouped(rows, "data", "variant", "recipe", "epochs", "people")
-    for number, ((data, variant, recipe, epochs, people), group) in enumerate(runs):
+    for number, ((data, variant, recipe, epochs, people, machine), group) in enumerate(report.grouped(rows, *TRIAL)):
         for (name,), part in report.grouped(group, "change"):
             place, error = names.index(name) + 0.15 * number, report.error_bar(mean_dev(part), part[0]["n"])
-            label = f"{variant}, {recipe}, {epochs} epochs, {data} data"
+            label = f"{variant}, {recipe}, {epochs} epochs, {data} data, {machine}"
             label += f", {people} people" if people != "-" else ""
             style = {"fmt": "o", "capsize": 3, "color": f"C{number}", "label": label if part[0] is group[0] else None}
             axes.errorbar(100 * mean_dev(part), place, xerr=error, **style)

@@ -62,7 +62,8 @@ class Reproduction:
         self.out = out or (ROOT / "expt" / recipe if self.is_trial else ROOT)
         self.out.mkdir(parents=True, exist_ok=True)
         self.data = small_data(data, self.out, RECIPES[recipe].people) if self.is_trial else data
-        self.date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")  # when the run began
+        # Of the beginning of the run: its code has been read by now.
+        self.date, self.commit = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), commit()
         self.accuracy: list[dict] = []
         self.controls: list[dict] = []
         self.sensitivity: list[dict] = []
@@ -115,7 +116,7 @@ class Reproduction:
         wanted |= asdict(phase) | {"corruption": recipe.corruption}
         if function == "finetune":
             wanted["pairs"] = fingerprint(self.file("birth_places_train.tsv"))
-        return all(made.get(name) == value for name, value in wanted.items())
+        return all((made.get(name) or None) == (value or None) for name, value in wanted.items())  # missing: off
 
     def evaluate(self, variant: str, reads: str, name: str) -> dict:
         """Answer dev and test, and return a row of results."""
@@ -153,7 +154,7 @@ class Reproduction:
             "seed": self.seed,
             **found,
             "corpus": fingerprint(self.file("wiki.txt")),
-            "commit": commit(),
+            "commit": self.commit,
             "command": f"python scripts/reproduce.py --recipe {self.recipe} --seed {self.seed}"
             + ("" if self.data_name == "own" else f" --data FOLDER --data_name {self.data_name}"),
             "date": self.date,

@@ -6,7 +6,6 @@ import math
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 
 from tqdm import tqdm
@@ -29,17 +28,14 @@ class Progress(Callback):
     def __init__(self):
         self.bar: tqdm | None = None
         self.last: Record | None = None
-        self.losses: deque[float] = deque()  # of the last epoch's steps
 
     def on_start(self, trainer: Trainer) -> None:
-        self.losses = deque(self.losses, maxlen=trainer.steps_per_epoch)
         self.first_step, self.start, self.said = trainer.step, time.monotonic(), False
         if sys.stderr.isatty():
             self.bar = tqdm(total=trainer.total_steps, initial=trainer.step, unit="step", dynamic_ncols=True)
 
     def on_log(self, trainer: Trainer, records: list[Record]) -> None:
         self.last = records[-1]
-        self.losses.extend(record.loss for record in records)
         if self.bar is not None:
             self.bar.update(trainer.step - self.bar.n)
             self.bar.set_postfix_str(

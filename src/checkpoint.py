@@ -175,7 +175,7 @@ def load_checkpoint(path: str | Path, settings: dict[str, Any]) -> dict | None:
     saved = json.loads(content["settings"])
     settings = json.loads(json.dumps(settings))
     for name in sorted(set(saved) | set(settings)):
-        if saved.get(name) != settings.get(name):
+        if (saved.get(name) or None) != (settings.get(name) or None):  # what an earlier version lacked was off
             what = FINGERPRINTS.get(name, name)
             raise UserError(
                 f"{path}: belongs to a run with {what} = {saved.get(name)}, this one has {settings.get(name)}; "

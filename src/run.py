@@ -325,7 +325,7 @@ def train(args: argparse.Namespace, phase: Phase, model: GPT, corpus: CharCorrup
         if trainer.step < trainer.total_steps:
             print(f"stopped at step {trainer.step}; go on with the same command and --resume", file=sys.stderr)
             raise KeyboardInterrupt
-        loss = sum(progress.losses) / len(progress.losses) if progress.losses else float("nan")
+        loss = sum(trainer.losses) / len(trainer.losses)
         hparams = {name: value for name, value in settings.items() if isinstance(value, int | float | str | bool)}
         writer.add_hparams(hparams, {"final/loss": loss}, run_name=".")
     result = Training(trainer.step, trainer.tokens, trainer.seconds, loss)

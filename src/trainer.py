@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import deque
 from dataclasses import dataclass, field
 
 import torch
@@ -159,6 +160,7 @@ class Trainer:
         self.tokens = 0  # real tokens so far
         self.seconds = 0.0  # training time, earlier processes of a resumed run included
         self.order = torch.empty(0, dtype=torch.long)  # of the examples in this epoch
+        self.losses: deque[float] = deque(maxlen=self.steps_per_epoch)  # of the last steps
         self.test_loss: float | None = None
         self.stop_requested = False
         self.forward_backward = self._forward_backward
@@ -294,6 +296,7 @@ class Trainer:
                     f"the loss diverged at step {record.step} (loss {record.loss}, gradient norm "
                     f"{record.grad_norm}) with learning rate {record.lr:.2e}; try a smaller one"
                 )
+        self.losses.extend(record.loss for record in records)
         self._each("on_log", records)
 
     def _each(self, event: str, *args) -> None:
@@ -313,6 +316,7 @@ class Trainer:
             "tokens": self.tokens,
             "seconds": self.seconds,
             "order": self.order,
+            "losses": list(self.losses),
             "generator": self.generator.get_state(),
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
@@ -325,6 +329,7 @@ class Trainer:
             optimizer.load_state_dict(saved)
         for name in ("step", "positions", "tokens", "seconds", "order"):
             setattr(self, name, state[name])
+        self.losses = deque(state.get("losses", []), self.steps_per_epoch)  # earlier versions did not keep them
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["random"])
         if state["cuda_random"] and self.device.type == "cuda":
