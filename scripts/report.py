@@ -64,6 +64,11 @@ def grouped(rows: list[dict], *keys: str) -> Iterator[tuple[tuple, list[dict]]]:
     yield from groups.items()
 
 
+def latest(rows: list[dict]) -> list[dict]:
+    """The rows with the latest last, so that a dictionary keeps it."""
+    return sorted(rows, key=lambda row: row.get("date", ""))
+
+
 def mean_percent(rows: list[dict], share: str = "dev", n: str = "n") -> str:
     """The mean share of several seeds in per cent, its 95 % interval (Wilson), and the share of each seed.
 
@@ -130,15 +135,17 @@ def record_robustness(command: str, found: str, details: dict) -> None:
 def compared(folder: Path) -> list[dict]:
     """Each model and way to ask, both wordings side by side: ours (4a), then the LLMs (4b, 4c).
 
+    Of rows of ours that differ in the machine alone, the latest.
+
     Returns:
         rows with model, data, asked, n, parameters; exact, normalised: shares right by template, without
         what was not run; only_original, only_reworded, p_mcnemar, where both wordings were asked.
     """
-    pairs = []
-    for row in read_rows(folder / "sensitivity.json"):
+    ours = {}
+    for row in latest(read_rows(folder / "sensitivity.json")):
         name = f"our RoPE model ({row['recipe']}, seed {row['seed']})"
         exact = {"original": row["original"], "reworded": row["reworded"]}
-        pairs.append(dict(row, model=name, asked=ASKED["bare"], exact=exact, normalised={}))
+        ours[name, row["data"]] = dict(row, model=name, asked=ASKED["bare"], exact=exact, normalised={})
     found: dict[tuple, dict] = {}
     for row in read_rows(folder / "modern_llm.json"):
         new = dict(row, asked=ASKED[row["prompt"]], exact={}, normalised={})
@@ -146,7 +153,7 @@ def compared(folder: Path) -> list[dict]:
         pair["exact"][row["template"]] = row["exact"]
         pair["normalised"][row["template"]] = row["normalised"]
         pair |= {name: row[name] for name in ("only_original", "only_reworded", "p_mcnemar") if name in row}
-    return sorted([*pairs, *found.values()], key=lambda pair: pair["data"] != "own")
+    return sorted([*ours.values(), *found.values()], key=lambda pair: pair["data"] != "own")
 
 
 def write_comparison(folder: Path) -> str:
@@ -267,17 +274,13 @@ def save(figure, path: Path) -> None:
 
 def bars_of(folder: Path, data: str, recipe: str, seed: int) -> list[tuple[str, dict]]:
     """What accuracy.png shows, from top to bottom: names and rows. Of the rows of several machines, the latest."""
-    controls = [(row["what"].split(" (")[0], row) for row in read_rows(folder / "controls.json")]
-    trained = [(f"{row['variant']}, pretrained", row) for row in read_rows(folder / "accuracy.json")]
     wanted = {"data": data, "recipe": recipe, "seed": seed}
-    bars = [
-        (name, row)
-        for name, row in controls + trained
-        if "reworded" not in name and all(row[key] == value for key, value in wanted.items())
-    ]
-    bars = list(dict(sorted(bars, key=lambda bar: bar[1]["date"])).items())
+    found = {}
+    for row in latest(read_rows(folder / "controls.json") + read_rows(folder / "accuracy.json")):
+        if all(row[key] == value for key, value in wanted.items()):
+            found[row["what"] if "what" in row else f"{row['variant']}, pretrained"] = row
     order = ["London for everyone", "vanilla without pretraining", "vanilla, pretrained", "rope, pretrained"]
-    return sorted(bars, key=lambda bar: order.index(bar[0]))
+    return [(name, found[name]) for name in order if name in found]
 
 
 def draw(folder: Path, data: str, recipe: str, seed: int) -> None:

@@ -17,7 +17,7 @@ from helpers import SRC, Program, invent_people, tiny_model
 from modern_llm import KEY as ASKED
 from modern_llm import LISTED
 from reference import NaivePaddedGPT
-from utils import UserError, add_rows, generate
+from utils import UserError, add_rows, generate, read_rows
 
 # ---------------------------------------------------------------- submission
 
@@ -234,6 +234,17 @@ def test_the_comparison_shows_both_wordings_with_intervals_and_the_paired_test(t
     ]
     assert len({line.count(" | ") for line in lines if "---" not in line}) == 1
     assert "\n".join(lines) in (tmp_path / "modern_llm.md").read_text()
+
+
+def test_the_comparison_takes_the_latest_machine(tmp_path):
+    """Bug: a second machine's row of our model stood under the same name, and the picture drew one over the other."""
+    add_comparison(tmp_path, "tiny-llm", ("own",))
+    ours = read_rows(tmp_path / "sensitivity.json")[0]
+    add_rows(
+        tmp_path / "sensitivity.json", [ours | {"hardware": "gpu", "original": 0.5, "date": "2026"}], report.TRAINED
+    )
+    found = [pair["exact"]["original"] for pair in report.compared(tmp_path) if "our RoPE" in pair["model"]]
+    assert found == [0.5]
 
 
 def test_make_run_keeps_both_accuracies_of_part_4a(delivered, monkeypatch):
