@@ -305,12 +305,12 @@ def exposure_table(rows: list[dict]) -> str:
 
 
 def exposure_bins(rows: list[dict], edges: tuple[int, ...] = (0, 1, 4, 8, 12, 16, 20, 25, 30, 40, 60)) -> Iterator:
-    """(label, rows) for ranges of exposures that hold any."""
-    for low, high in zip(edges, (*edges[1:], 10**9), strict=True):
-        part = [row for row in rows if low <= row["exposures"] < high]
+    """(label, rows) for ranges of exposures that hold any; the label says what they hold."""
+    for start, stop in zip(edges, (*edges[1:], 10**9), strict=True):
+        part = [row for row in rows if start <= row["exposures"] < stop]
         if part:
-            label = f"{low}" if high == low + 1 else f"{low} or more" if high == 10**9 else f"{low} to {high - 1}"
-            yield label, part
+            low, high = (bound(row["exposures"] for row in part) for bound in (min, max))
+            yield f"{low}" if low == high else f"{low} to {high}", part
 
 
 def draw(args: argparse.Namespace) -> None:

@@ -187,8 +187,8 @@ def test_tables_and_figures(tmp_path, monkeypatch):
     few = row | {"people": 40, "recipe": "handout", "change": "as it is", "seed": 0, "dev": 0.2, "n": 10, "loss": 1.25}
     rows += [row | {"change": "batch 128", "seed": 0, "dev": 0.1}, few]
     add_rows(results / "ablation.json", rows, recall.RUN_KEY)
-    exposed = {**row, "folder": "f", "exposures": 5, "n": 20, "correct": 10}
-    add_rows(results / "exposures.json", [exposed], ("folder", "exposures"))
+    exposed = [{**row, "folder": "f", "exposures": k, "n": 10, "correct": k} for k in (4, 6, 8)]
+    add_rows(results / "exposures.json", exposed, ("folder", "exposures"))
     add_rows(results / "accuracy.json", [best], report.TRAINED)
     recall.draw(Namespace())
     text = readme.read_text()
@@ -200,6 +200,7 @@ def test_tables_and_figures(tmp_path, monkeypatch):
     assert "| own | rope | fast | 9 | cpu, float32 | 1 | 20.0% (16.7 to 23.7) | 500 | 2.0 |" in text
     assert text.count("| own | rope | best | 40 | cpu | 0 | 80.0% (76.3 to 83.3) | 500 | 2.0 |") == 1
     assert "| batch 128 | own | rope | fast | 9 | - | cpu | 0 | 10.0% (7.7 to 12.9) | 500 | - |" in text
-    assert "| own | rope | fast | 9 | 4 to 7 | 20 | 50.0% (29.9 to 70.1) |" in text
+    assert "| own | rope | fast | 9 | 4 to 6 | 20 | 50.0% (29.9 to 70.1) |" in text
+    assert "| own | rope | fast | 9 | 8 | 10 | 80.0% (49.0 to 94.3) |" in text
     for name in ("curve.png", "ablation.png", "exposures.png"):
         assert (results / name).read_bytes().startswith(b"\x89PNG")

@@ -393,7 +393,7 @@ def test_both_optimisers_follow_the_schedule():
 def test_muon_is_torchs_but_for_the_products():
     """In bfloat16 its steps are those of torch.optim.Muon, bit for bit; in float32 they differ by rounding alone.
 
-    Bug: torch's always multiplies in bfloat16, which a CPU without it emulates, four times as slowly as float32.
+    Bug: torch's always multiplies in bfloat16, which a CPU without it emulates, far slower than float32.
     """
     generator = torch.Generator().manual_seed(0)
     shapes = [(24, 8), (8, 8), (8, 24)]
