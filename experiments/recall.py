@@ -351,21 +351,19 @@ def draw_line(axes, x: list[float], shares: list[tuple[float, int]], label: str)
 
 
 def finish(figure, panels, name: str, above: bool = False) -> None:
-    """What all figures have in common, and write it; a legend wherever the lines are others."""
-    before: list[str] = []
+    """What all figures have in common, and write it; with one legend above all panels, or one in each."""
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
-        labels = panel.get_legend_handles_labels()[1]
-        if labels and labels != before:
-            place = {"loc": "lower left", "bbox_to_anchor": (0, 1)} if above else {}
-            panel.legend(frameon=False, fontsize=9, **place)
-            before = labels
+        if not above and panel.get_legend_handles_labels()[1]:
+            panel.legend(frameon=False, fontsize=9)
+    if above:
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", frameon=False, fontsize=9)
     report.save(figure, RESULTS / name)
 
 
 def draw_curve(rows: list[dict]) -> None:
     """Right answers by epochs and by minutes."""
-    figure, panels = report.pyplot().subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    figure, panels = report.pyplot().subplots(1, 2, figsize=(9, 5.2), sharey=True, layout="constrained")
     several = len({row["machine"] for row in rows}) > 1
     for (data, variant, recipe, machine), group in report.grouped(rows, "data", "variant", "recipe", "machine"):
         label = f"{variant}, {recipe}, {data} data" + (f", {machine}" if several else "")
@@ -386,13 +384,13 @@ def draw_curve(rows: list[dict]) -> None:
         panel.minorticks_off()
         panel.set_ylim(bottom=0)
     panels[0].set_ylabel("right dev answers, % (95 % interval)")
-    finish(figure, panels, "curve.png")
+    finish(figure, panels, "curve.png", above=True)
 
 
 def draw_ablation(rows: list[dict]) -> None:
     """Right answers by what was changed."""
     names = list(dict.fromkeys(row["change"] for row in rows))
-    size = (7.5, 0.4 * len(names) + 1.2)
+    size = (8, 0.4 * len(names) + 2)
     figure, axes = report.pyplot().subplots(figsize=size, layout="constrained")
     for number, ((data, variant, recipe, epochs, people, machine), group) in enumerate(report.grouped(rows, *TRIAL)):
         for (name,), part in report.grouped(group, "change"):
