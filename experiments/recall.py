@@ -115,8 +115,7 @@ def run_once(
 def runs(args: argparse.Namespace, path: Path, keys: tuple[str, ...], plan: dict[str, dict[str, object]]) -> None:
     """Rows of a results file: a recipe changed in several ways, each in all variants and seeds."""
     device = pick_device(args.device)
-    here = {"corpus": fingerprint(args.data / "wiki.txt"), "hardware": hardware(device)}
-    here |= {"precision": pick_precision("auto", device)}
+    here = {"hardware": hardware(device), "precision": pick_precision("auto", device)}
     for change, changes in plan.items():
         recipe = changed(RECIPES[args.recipe], changes)
         for seed in args.seeds:
@@ -124,7 +123,9 @@ def runs(args: argparse.Namespace, path: Path, keys: tuple[str, ...], plan: dict
                 wanted = {"data": args.data_name, "variant": variant, "recipe": args.recipe, "seed": seed}
                 if "change" in keys:
                     wanted |= {"change": change, "epochs": recipe.pretrain.max_epochs, "people": recipe.people}
-                known = wanted if recipe.people else wanted | here  # a trial has a corpus of its own
+                known = wanted | here
+                if not recipe.people:  # a trial has a corpus of its own, which its run makes
+                    known["corpus"] = fingerprint(args.data / "wiki.txt")
                 if any(all(row.get(k) == v for k, v in known.items()) for row in read_rows(path)):
                     print(f"{', '.join(map(str, wanted.values()))}: has its row in {path.name}")
                     continue
@@ -159,7 +160,7 @@ def ablation(args: argparse.Namespace) -> None:
 
 
 def fewer(recipe: Recipe, people: int, data: Path) -> dict[str, object]:
-    """What to change for a trial on some of the people: batches are smaller likewise, so an epoch has its steps."""
+    """What to change for a trial on some of the people: smaller batches, as many steps in an epoch of pretraining."""
     parts = ("wiki.txt", "birth_dev.tsv", "birth_test_inputs.tsv")
     everybody, dev, test = (len(read_text(data / name).rstrip("\n").split("\n")) for name in parts)
     most = 4 * min(dev, test)  # see small_data
@@ -451,7 +452,7 @@ def main(argv: list[str] | None = None) -> int:
             command.add_argument("--epochs", nargs="+", type=int, required=True, help="of pretraining")
         if function is ablation:
             command.add_argument("--epochs", type=int, required=True, help="of pretraining")
-            text = "take some of the people alone, and as much smaller batches: a trial of a long recipe"
+            text = "take N of the people, with batches smaller in proportion: a trial of a long recipe"
             command.add_argument("--people", metavar="N", type=int, help=text)
             text = "of these alone (default: all): " + ", ".join(map(repr, ABLATIONS))
             command.add_argument(

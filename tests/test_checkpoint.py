@@ -237,6 +237,17 @@ def test_checkpoint_round_trip(tmp_path):
     assert torch.equal(loaded["model"]["w"], state["model"]["w"])
 
 
+def test_checkpoint_of_an_earlier_version(tmp_path):
+    """A setting that the version which wrote it did not have was off: it goes on with it off, and not with it on.
+
+    Bug: a new setting, though off, made every older checkpoint one of another run.
+    """
+    save_checkpoint(tmp_path / "c", {"step": 3}, SETTINGS)
+    assert load_checkpoint(tmp_path / "c", SETTINGS | {"decay_all": False}) == {"step": 3}
+    with pytest.raises(UserError, match="decay_all = None, this one has True"):
+        load_checkpoint(tmp_path / "c", SETTINGS | {"decay_all": True})
+
+
 @pytest.mark.parametrize(
     "name, value", [("seed", 1), ("learning_rate", 6e-4), ("from", "abc"), ("new", 5), ("betas", (0.9, 0.99))]
 )

@@ -148,7 +148,7 @@ def test_other_lengths_are_other_ablations(lab):
     assert [recipe for recipe, *_ in lab.trained] == changes  # the others are about what the handout's rule lacks
 
 
-def test_a_trial_on_fewer_people_keeps_the_steps_of_an_epoch(lab, capsys):
+def test_a_trial_on_fewer_people_keeps_the_steps_of_an_epoch(lab):
     """Half of the people, half the batch: run, named and kept apart from the whole; more than there are is refused."""
     for name, people in (("wiki.txt", 64), ("birth_dev.tsv", 12), ("birth_test_inputs.tsv", 11)):
         (lab.folder / name).write_text("x\n" * people)
@@ -163,6 +163,11 @@ def test_a_trial_on_fewer_people_keeps_the_steps_of_an_epoch(lab, capsys):
     rows = read_rows(lab.folder / "ablation.json")
     assert [row.get("people") for row in rows] == [None, 32]
     assert "--epochs 5 --people 32 --changes 'as it is'" in rows[1]["command"]
+    lab.main(*words, "--people", "32")
+    assert len(lab.trained) == 2
+    lab.machine[0] = "a GPU"
+    lab.main(*words, "--people", "32")
+    assert len(lab.trained) == 3
     with pytest.raises(UserError, match="--people 45: 20 to 44 are expected"):
         lab.main(*words, "--people", "45")
 

@@ -347,6 +347,7 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(step, muon_lr, precisi
     second.train()
     assert same(other.state_dict(), whole)
     assert [r.step for r in log.records] == list(range(step + 1, 10))
+    assert list(second.losses) == (list(first.losses) + [r.loss for r in log.records])[-3:]  # of the last epoch
     assert second.tokens > first.tokens > 0
     assert second.positions == 3 * 10 * 24
     assert second.seconds > first.seconds > 0
