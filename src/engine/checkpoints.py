@@ -6,35 +6,36 @@ about a file (which characters, which corpus, how it was made) travels in the st
 `_metadata`, which other readers ignore.
 """
 
-from __future__ import annotations
-
-import glob
-import hashlib
 import io
 import json
 import pickle
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from engine.files import fingerprint
 from model import GPT
 from utils import UserError, atomic_write
 
 STAMP = "name_places"  # the key of our entry in `_metadata`
+FORMAT = 2  # of checkpoints and stamps; earlier versions drew their examples in another way
 # Settings of a run that stand for a file, as the user knows them.
 FINGERPRINTS = {
     "corpus": "fingerprint of the corpus",
     "pairs": "fingerprint of the pairs",
     "from": "fingerprint of the parameters to start from",
 }
+WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")  # prefixes of DataParallel, torch.compile
+BUFFERS = re.compile(r"\.(?:mask|rope_cache)$")  # these follow from the configuration
 ANOTHER_MODEL = "it is of another model, or one of another size; use parameters that src/run.py has written"
 
 
 def vocabulary_hash(itos: dict[int, str]) -> str:
     """Identifies a vocabulary: the same characters in the same order."""
-    return hashlib.sha256("".join(itos[i] for i in range(len(itos))).encode()).hexdigest()[:16]
+    return fingerprint("".join(itos[i] for i in range(len(itos))))
 
 
 def save_params(path: str | Path, model: GPT, stamp: dict[str, Any]) -> None:
@@ -44,7 +45,7 @@ def save_params(path: str | Path, model: GPT, stamp: dict[str, Any]) -> None:
         stamp: plain values about the run; `vocabulary` (see `vocabulary_hash`) is checked on loading.
     """
     state = model.state_dict()
-    state._metadata[STAMP] = {"json": json.dumps(stamp, sort_keys=True)}
+    state._metadata[STAMP] = {"json": json.dumps({"format": FORMAT, **stamp}, sort_keys=True)}
     _write(path, state)
 
 
@@ -75,6 +76,10 @@ def _read(path: str | Path, what: str, remedy: str) -> Any:
         raise UserError(f"{path}: is damaged or no {what} ({type(error).__name__}); {remedy}") from None
 
 
+def _read_params(path: str | Path) -> Any:
+    return _read(path, "parameter file", "use one that src/run.py has written, or make it again")
+
+
 def read_stamp(path: str | Path) -> dict[str, Any]:
     """What a parameter file says about itself; empty for a file of other code.
 
@@ -82,10 +87,6 @@ def read_stamp(path: str | Path) -> dict[str, Any]:
         UserError: the file cannot be read.
     """
     return _stamp_of(_read_params(path))
-
-
-def _read_params(path: str | Path) -> Any:
-    return _read(path, "parameter file", "use one that src/run.py has written, or make it again")
 
 
 def _stamp_of(state: Any) -> dict[str, Any]:
@@ -96,6 +97,9 @@ def _stamp_of(state: Any) -> dict[str, Any]:
 def load_params(path: str | Path, model: GPT, vocabulary: str) -> dict[str, Any]:
     """Read a parameter file into a model, checking first that it belongs to it.
 
+    Buffers (mask, rotary cache) are not read: they are the model's. Prefixes that PyTorch's wrappers leave are
+    taken off.
+
     Args:
         vocabulary: `vocabulary_hash` of the corpus in use.
 
@@ -105,13 +109,20 @@ def load_params(path: str | Path, model: GPT, vocabulary: str) -> dict[str, Any]
     Raises:
         UserError: naming what differs: variant, size, vocabulary.
     """
-    state = _read_params(path)
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    held = _read_params(path)
+    if isinstance(held, dict) and (inner := [k for k, v in held.items() if isinstance(v, dict) and v]):
+        raise UserError(
+            f"{path}: is no state dict but holds one under {inner[0]!r} of {', '.join(map(repr, held))}; save that "
+            f"alone and give it: torch.save(torch.load({str(path)!r})[{inner[0]!r}], 'NEW.params')"
+        )
+    if not isinstance(held, dict) or not all(isinstance(v, torch.Tensor) for v in held.values()):
         raise UserError(f"{path}: is not the state dict of a model; use a file written by src/run.py")
-    mine = model.state_dict()
-    asked, held = ("rope" if model.config.rope else "vanilla"), ("vanilla" if "pos_emb" in state else "rope")
-    if "tok_emb.weight" in state and asked != held:
-        raise UserError(f"{path}: holds a {held} model, {asked} was asked for; say {held}, or give the {asked} file")
+    state = {WRAPPERS.sub("", str(k)): v for k, v in held.items()}
+    state = {k: v for k, v in state.items() if not BUFFERS.search(k)}
+    mine = dict(model.named_parameters())
+    asked, found = ("rope" if model.rope else "vanilla"), ("vanilla" if "pos_emb" in state else "rope")
+    if "tok_emb.weight" in state and asked != found:
+        raise UserError(f"{path}: holds a {found} model, {asked} was asked for; say {found}, or give the {asked} file")
     if missing := sorted(set(mine) - set(state)):
         raise UserError(f"{path}: lacks {missing[0]} ({len(missing)} tensors in all); {ANOTHER_MODEL}")
     if extra := sorted(set(state) - set(mine)):
@@ -126,7 +137,7 @@ def load_params(path: str | Path, model: GPT, vocabulary: str) -> dict[str, Any]
         if state[name].shape != tensor.shape:
             shape, mine_shape = tuple(state[name].shape), tuple(tensor.shape)
             raise UserError(f"{path}: {name} has shape {shape}, this model's has {mine_shape}; {ANOTHER_MODEL}")
-    stamp = _stamp_of(state)
+    stamp = _stamp_of(held)
     if not stamp:
         print(
             f"warning: {path}: does not say which corpus it was trained on (other code wrote it); "
@@ -138,11 +149,25 @@ def load_params(path: str | Path, model: GPT, vocabulary: str) -> dict[str, Any]
             f"{path}: was trained with other characters, or with the same in another order (corpus "
             f"{stamp.get('corpus_path')}); give the corpus it was pretrained with"
         )
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=False)
     return stamp
 
 
 # ---------------------------------------------------------------- checkpoints of unfinished runs
+
+
+def difference(made: dict[str, Any], wanted: dict[str, Any]) -> str | None:
+    """What the settings of a run and those of another differ in first, in words; None if they agree.
+
+    A precision of None is wanted by nobody and agrees with any.
+    """
+    wanted = json.loads(json.dumps(wanted))
+    for name in sorted(set(made) | set(wanted)):
+        if name == "precision" and wanted.get(name) is None:
+            continue
+        if name not in made or name not in wanted or made[name] != wanted[name]:
+            return f"{FINGERPRINTS.get(name, name)} = {made.get(name)}, this one has {wanted.get(name)}"
+    return None
 
 
 def checkpoint_path(params_path: str | Path) -> Path:
@@ -150,35 +175,28 @@ def checkpoint_path(params_path: str | Path) -> Path:
     return Path(f"{params_path}.checkpoint")
 
 
-def remove_scraps(path: str | Path) -> None:
-    """Delete the half-written copies of a file that killed runs have left beside it (see `atomic_write`)."""
-    for scrap in Path(path).parent.glob(f".{glob.escape(Path(path).name)}.????????.tmp"):
-        scrap.unlink(missing_ok=True)
-
-
 def save_checkpoint(path: str | Path, trainer_state: dict, settings: dict[str, Any]) -> None:
     """Write the state of a trainer, atomically: a crash in the middle leaves the last good one."""
-    _write(path, {"settings": json.dumps(settings, sort_keys=True), "trainer": trainer_state})
+    _write(path, {"format": FORMAT, "settings": json.dumps(settings, sort_keys=True), "trainer": trainer_state})
 
 
-def load_checkpoint(path: str | Path, settings: dict[str, Any]) -> dict | None:
-    """The trainer state of a checkpoint, None where there is none.
+def load_checkpoint(path: str | Path, settings: dict[str, Any]) -> tuple[dict, dict] | None:
+    """The trainer state of a checkpoint and its settings, None where there is none.
 
     Raises:
-        UserError: the checkpoint is of a run with other settings, naming the first that differs.
+        UserError: the checkpoint is of a run with other settings, naming the first that differs, or of an
+            earlier version.
     """
     if not Path(path).exists():
         return None
     content = _read(path, "checkpoint", "delete it to start afresh")
     if not isinstance(content, dict) or not {"settings", "trainer"} <= set(content):
         raise UserError(f"{path}: is not a checkpoint of src/run.py; delete it to start afresh")
+    if content.get("format") != FORMAT:
+        raise UserError(f"{path}: was written by an earlier version and cannot be continued; delete it to start afresh")
     saved = json.loads(content["settings"])
-    settings = json.loads(json.dumps(settings))
-    for name in sorted(set(saved) | set(settings)):
-        if (saved.get(name) or None) != (settings.get(name) or None):  # what an earlier version lacked was off
-            what = FINGERPRINTS.get(name, name)
-            raise UserError(
-                f"{path}: belongs to a run with {what} = {saved.get(name)}, this one has {settings.get(name)}; "
-                "use the same settings, or delete that file to start afresh"
-            )
-    return content["trainer"]
+    if (what := difference(saved, settings)) is not None:
+        raise UserError(
+            f"{path}: belongs to a run with {what}; use the same settings, or delete that file to start afresh"
+        )
+    return content["trainer"], saved

@@ -1,0 +1,100 @@
+"""Recipes: named sets of hyperparameters.
+
+A recipe is what it changes of the handout's numbers, which stand in `run.py`. Flags of the command line come on
+top of it.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from engine.targets import Aim, Cut
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a recipe changes of one training; None: nothing.
+
+    Attributes:
+        max_epochs, batch_size, learning_rate, dropout: as the flags of run.py.
+        muon_lr: peak rate of Muon on the matrices of the blocks.
+        decay_shape: of the learning rate, to the end of the run.
+        with_documents: finetuning sees every document once an epoch too, corrupted as in pretraining.
+    """
+
+    max_epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    dropout: float | None = None
+    muon_lr: float | None = None
+    decay_shape: str | None = None
+    with_documents: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All phases of one model's life.
+
+    Attributes:
+        about: one line for --help.
+        pretrain: on the documents.
+        finetune: on the pairs, from pretrained parameters.
+        scratch: on the pairs, from random parameters.
+        spans: how documents are corrupted; None: everything uniform.
+        people: `make run` takes this many people of the data, for a trial; None: all.
+    """
+
+    about: str
+    pretrain: Phase = field(default_factory=Phase)
+    finetune: Phase = field(default_factory=Phase)
+    scratch: Phase = field(default_factory=Phase)
+    spans: Aim | Cut | None = None
+    people: int | None = None
+
+    def phase(self, function: str, from_scratch: bool) -> Phase:
+        """The phase that a function of run.py is."""
+        if function == "finetune" and from_scratch:
+            return self.scratch
+        return getattr(self, function)
+
+
+# Muon (0.02 for the matrices, the rest 3e-3 by AdamW) learns in few passes what AdamW alone does not begin to.
+# Dropout would slow down learning by heart. A rate that ends at zero leaves no noise behind.
+PRETRAIN = Phase(max_epochs=20, batch_size=32, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear")
+# Finetuning only shows what a question looks like, for which four passes at a tenth of the rate are enough. It
+# keeps the documents, or it would forget them.
+FINETUNE = Phase(
+    max_epochs=4, batch_size=64, learning_rate=3e-4, dropout=0.0, decay_shape="linear", with_documents=True
+)
+# The control without pretraining has the same optimiser; in five passes over the pairs it learns to spell places.
+SCRATCH = replace(PRETRAIN, max_epochs=5, batch_size=64)
+
+RECIPES = {
+    "handout": Recipe("the handout's hyperparameters (650 epochs)"),
+    "fast": Recipe(
+        "inside the handout's rules, clears its bars on 2 cores (spans at places; Muon)",
+        replace(PRETRAIN, max_epochs=60),
+        FINETUNE,
+        SCRATCH,
+        Aim(),
+    ),
+    "excerpts": Recipe(
+        "LEAVES the handout's rule for spans: excerpts around places, to show what the rule costs",
+        replace(PRETRAIN, max_epochs=40),
+        FINETUNE,
+        SCRATCH,
+        Cut(longest_lead=112),
+    ),
+    # The whole path on a few dozen people, to see that everything works. Learns those few by heart.
+    "smoke": Recipe(
+        "a trial run on a few dozen people",
+        replace(PRETRAIN, max_epochs=60, batch_size=16),
+        replace(FINETUNE, max_epochs=15, batch_size=16),
+        replace(SCRATCH, max_epochs=15, batch_size=16),
+        Aim(),
+        people=60,
+    ),
+}
+
+# Of run.py without --recipe: its commands are the handout's, and so are its numbers.
+DEFAULT_RECIPE = "handout"
+# Of `make run` and of the experiments.
+MAIN_RECIPE = "fast"

@@ -1,0 +1,193 @@
+"""What recipes add to the datasets: spans chosen at places, excerpts, several datasets as one.
+
+`Spans` keeps the handout's rule for span corruption; it only chooses, within it, lengths and places. `Excerpts`
+leaves the rule.
+"""
+
+import random
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from dataset import CharCorruptionDataset, encode
+from utils import MASK_CHAR, PAD_CHAR
+
+TITLE = re.compile(r".*?\w\w\. ")  # "Samuel L. Jackson. "
+BEFORE_A_PLACE = re.compile(r"(?:\b(?:in|at|near|from|of)(?: the)? |\b\d{4}\)?,? )$")  # "born in ", "(3 May 1822 "
+MONTH = re.compile("January|February|March|April|May|June|July|August|September|October|November|December")
+BEHIND_BORN = 60  # characters between "born" and the place
+
+
+@lru_cache(2**14)
+def new_words(document: str, first_place: float, other_place: float) -> tuple[int, list[tuple[int, int]], list[float]]:
+    """The words of a document that can only be known: capitalised, behind the title, not seen before in it.
+
+    Such a word cannot be copied from what stands before (salient spans: Guu et al. 2020, Roberts et al. 2020).
+    Places are those behind "in", "at", "near", "from", "of" or a year, months aside; first comes the one behind
+    "born".
+
+    Returns:
+        length of the title, (start, length) of each word, and how often it is to be asked for: first_place times
+        for the first place, other_place times for the other ones, once for any other word.
+    """
+    found = TITLE.match(document)
+    title = found.end() if found else 0
+    words = list(re.finditer(r"\w+", document))
+    seen = {word.group() for word in words if word.start() < title}
+    new = []
+    for word in words:
+        if word.start() >= title and word.group()[0].isupper() and word.group() not in seen:
+            new.append(word)
+        seen.add(word.group())
+    places = [w for w in new if BEFORE_A_PLACE.search(document, 0, w.start()) and not MONTH.fullmatch(w.group())]
+    born = [found.end() for found in re.finditer(r"\b[Bb]orn\b", document)]
+    places.sort(key=lambda w: (not any(0 <= w.start() - end <= BEHIND_BORN for end in born), w.start()))
+    candidates = places or new
+    weights = [first_place if w in candidates[:1] else other_place if w in places else 1.0 for w in new]
+    return title, [(w.start(), len(w.group())) for w in new], weights
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Where spans lie and how documents are cut, inside the handout's rule.
+
+    Attributes:
+        one_word: share of the spans that are one new word. The lengths of the others are such that a quarter of
+            the document is cut out on average, whatever its length; the share is smaller where that needs it.
+        first_place, other_place: how much more often than another new word a place is asked for.
+        from_start: share of the other spans that start with the document, which then is met behind its own end:
+            names stand in other places than the first, as in a question.
+        cut_behind: share of the documents that are cut soon behind the place ...
+        nearness: ... at the share u**nearness of what is left of them, u uniform.
+        cut_late: share of the documents that are cut at the longest length allowed (the others: anywhere).
+    """
+
+    one_word: float = 0.5
+    first_place: float = 60.0
+    other_place: float = 8.0
+    from_start: float = 0.5
+    cut_behind: float = 0.0
+    nearness: float = 4.0
+    cut_late: float = 0.5
+
+
+class Spans(CharCorruptionDataset):
+    """The documents of a plain dataset, with lengths and spans chosen as an Aim says."""
+
+    def __init__(self, documents: CharCorruptionDataset, aim: Aim):
+        vars(self).update(vars(documents))  # the same documents and vocabulary
+        self.aim = aim
+
+    def targets(self, document: str, longest: int) -> tuple[list[tuple[int, int]], list[float]]:
+        """(start, length) and weight of each new word that ends within the first `longest` characters."""
+        _, words, weights = new_words(document, self.aim.first_place, self.aim.other_place)
+        fitting = [(w, weight) for w, weight in zip(words, weights, strict=True) if sum(w) <= longest]
+        return [w for w, _ in fitting], [weight for _, weight in fitting]
+
+    def choose_length(self, document: str) -> int:
+        """Each of 4 .. block_size * 7/8 has a chance; the likeliest are behind the place, and the last."""
+        u = random.random()
+        if u < self.aim.cut_late:
+            return self.longest
+        words, weights = self.targets(document, self.longest)
+        if u < self.aim.cut_late + self.aim.cut_behind and words:
+            end = sum(random.choices(words, weights)[0])
+            rest = min(len(document), self.longest) - end
+            return max(4, end + int((rest + 1) * random.random() ** self.aim.nearness))
+        return super().choose_length(document)
+
+    def choose_span(self, document: str) -> tuple[int, int]:
+        """A new word, or a span of such a length that a quarter of the n characters is cut out on average."""
+        n = len(document)
+        words, weights = self.targets(document, n)
+        if not words or n < 4:
+            return super().choose_span(document)
+        # The mean of q word + (1 - q) other is n/4; other can be 1 .. n/2 on average, which bounds q.
+        word = sum(length * weight for (_, length), weight in zip(words, weights, strict=True)) / sum(weights)
+        q = self.aim.one_word
+        if word > 1:
+            q = min(q, (n / 4 - 1) / (word - 1))
+        if word < n / 2:
+            q = min(q, (n / 4) / (n / 2 - word))
+        if random.random() < q:
+            return random.choices(words, weights)[0]
+        twice = int(2 * (n / 4 - q * word) / (1 - q) + random.random())  # twice the mean, a coin rounds
+        length = random.randint(max(1, twice - n), max(1, min(n, twice - 1)))
+        return 0 if random.random() < self.aim.from_start else random.randint(0, n - length), length
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How excerpts are cut.
+
+    Attributes:
+        first_place, other_place: how much more often than another new word a place is asked for.
+        nearness: how near the excerpt ends on either side of the word: at the share u**nearness of the text
+            there, u uniform.
+        lead: share of the excerpts whose part left of the word stands before the title, so that names are met in
+            other places than the first, as in a question.
+        longest_lead: characters of such a part, each number equally likely as far as they are there.
+    """
+
+    first_place: float = 60.0
+    other_place: float = 8.0
+    nearness: float = 8.0
+    lead: float = 0.5
+    longest_lead: int = 16
+
+
+class Excerpts(CharCorruptionDataset):
+    """NOT the handout's rule: a document's title and a few characters around one new word, which is asked for.
+
+    So every example is nearly a question. The loss is on the word and the last MASK alone. Facts behind the
+    longest cut are asked for as well. A document without a new word is corrupted by the handout's rule.
+    """
+
+    def __init__(self, documents: CharCorruptionDataset, cut: Cut):
+        vars(self).update(vars(documents))  # the same documents and vocabulary
+        self.cut = cut
+
+    def __getitem__(self, idx: int) -> tuple[Tensor, Tensor]:
+        """(x, y), each a LongTensor of block_size."""
+        document, cut = self.data[idx][: 4 * self.block_size], self.cut
+        title, words, weights = new_words(document, cut.first_place, cut.other_place)
+        fitting = [title + length <= self.longest for _, length in words]
+        if not any(fitting):
+            return super().__getitem__(idx)
+        start, length = random.choices(words, [w * fits for w, fits in zip(weights, fitting, strict=True)])[0]
+        end, room = start + length, self.longest - title - length
+        is_led = random.random() < cut.lead
+        most = min(start - title, room, cut.longest_lead if is_led else room)
+        before = int((most + 1) * random.random() ** (1.0 if is_led else cut.nearness))
+        most = min(len(document) - end, room - before)
+        after = int((most + 1) * random.random() ** cut.nearness)
+        name, left, right = document[:title], document[start - before : start], document[end : end + after]
+        asked = (left + name if is_led else name + left) + MASK_CHAR + right + MASK_CHAR
+        answer = document[start:end] + MASK_CHAR
+        pads = PAD_CHAR * (self.block_size + 1 - len(asked) - len(answer))
+        x = asked + answer + pads
+        y = PAD_CHAR * len(asked) + answer + pads
+        return encode(x[:-1], self.stoi), encode(y[1:], self.stoi)
+
+
+class Together(Dataset):
+    """Several datasets as one: the examples of the first, then of the next, filled up to one length with PAD (0)."""
+
+    def __init__(self, *parts: Dataset):
+        self.parts = parts
+        self.width = max(len(part[0][0]) for part in parts)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, idx: int) -> tuple[Tensor, Tensor]:
+        for part in self.parts:
+            if idx < len(part):
+                x, y = part[idx]
+                return F.pad(x, (0, self.width - len(x))), F.pad(y, (0, self.width - len(y)))
+            idx -= len(part)
+        raise IndexError(idx)
