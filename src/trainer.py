@@ -3,23 +3,24 @@
 A fork of minGPT's Trainer. It knows batches, a model, optimisers and a schedule; it does not know the
 task. What else a run wants (progress bar, checkpoints) hangs on it as callbacks.
 
-Everything random in a step comes from (seed, step), and example i of an epoch from (seed, epoch, i), so a
-run that was interrupted, workers and other batch sizes change nothing.
+Everything random in a step comes from (seed, step), so a run that was interrupted changes nothing. Under
+torch.distributed each process takes its share of every batch.
 """
 
 import contextlib
-import hashlib
 import math
-import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
+from batches import Batches, groups, lengths, mixed
 from utils import UserError, atomic_write
 
 
@@ -99,53 +100,6 @@ def adamw(model: nn.Module, config: TrainerConfig) -> list[torch.optim.Optimizer
     return [torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)]
 
 
-# ---------------------------------------------------------------- batches
-
-
-def mixed(*numbers: int) -> int:
-    """A seed from several numbers: 63 bits of a hash."""
-    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "big") >> 1
-
-
-class Batches(Dataset):
-    """Entry (epoch, indices) is a batch (x, y), each (B, T), whose example i is drawn from (seed, epoch, i) alone."""
-
-    def __init__(self, dataset: Dataset, seed: int):
-        self.dataset, self.seed = dataset, seed
-
-    def __getitem__(self, key: tuple[int, list[int]]) -> tuple[Tensor, Tensor]:
-        epoch, indices = key
-        state, examples = random.getstate(), []
-        for i in indices:
-            random.seed(mixed(self.seed, epoch, i))
-            examples.append(self.dataset[i])
-        random.setstate(state)
-        x, y = zip(*examples, strict=True)
-        return torch.stack(x), torch.stack(y)
-
-
-def lengths(y: Tensor) -> Tensor:
-    """(B, T) targets -> (B,) characters of each row up to its last target."""
-    return ((y != 0) * torch.arange(1, y.size(1) + 1)).amax(dim=1)
-
-
-def groups(x: Tensor, y: Tensor, micro_rows: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """A batch (B, T) in parts of micro_rows rows, longest rows first, without the columns that are padding alone.
-
-    Widths are multiples of 8, so that there are few shapes. Without micro_rows the batch as it is.
-    """
-    if micro_rows is None:
-        yield x, y
-        return
-    length = lengths(y)
-    for rows in length.argsort(descending=True, stable=True).split(micro_rows):
-        width = -(-int(length[rows[0]]) // 8) * 8
-        yield x[rows, :width], y[rows, :width]
-
-
-# ---------------------------------------------------------------- training
-
-
 @dataclass(frozen=True)
 class Step:
     """One step: its number from 1, loss, learning rate, length of the gradient, real tokens, seconds."""
@@ -159,19 +113,15 @@ class Step:
 
 
 class Callback:
-    """What may happen during training; each method does nothing unless it is overridden."""
+    """What may happen during training; overridden where something shall."""
 
-    def on_start(self, trainer: "Trainer") -> None:
-        """Before the first step (of this process: a resumed run starts too)."""
+    def on_start(self, trainer: "Trainer") -> None: ...  # before the first step of this process
 
-    def on_step(self, trainer: "Trainer") -> None:
-        """After every step, which is `trainer.last`."""
+    def on_step(self, trainer: "Trainer") -> None: ...  # after every step, which is trainer.last
 
-    def on_epoch(self, trainer: "Trainer") -> None:
-        """After every epoch."""
+    def on_epoch(self, trainer: "Trainer") -> None: ...
 
-    def on_end(self, trainer: "Trainer") -> None:
-        """After the last step."""
+    def on_end(self, trainer: "Trainer") -> None: ...  # after the last step
 
 
 class DivergedError(UserError):
@@ -199,16 +149,18 @@ class Trainer:
         device: torch.device | str | None = None,
         make_optimizers: Callable[[nn.Module, TrainerConfig], list[torch.optim.Optimizer]] = adamw,
     ):
-        self.model, self.train_dataset, self.test_dataset, self.config = model, train_dataset, test_dataset, config
+        self.train_dataset, self.test_dataset, self.config = train_dataset, test_dataset, config
         self.device = torch.device(device) if device else next(model.parameters()).device
-        self.model.to(self.device)
+        self.model = model.to(self.device)
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.network = DistributedDataParallel(model) if self.world > 1 else model
         self.callbacks = list(config.callbacks)
         self.optimizers = make_optimizers(model, config)
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.steps_per_epoch = math.ceil(len(train_dataset) / config.batch_size)
         self.total_steps = self.steps_per_epoch * config.max_epochs
         self.step = 0  # finished steps
-        self.positions = 0  # positions of the padded batches so far: the schedule's clock
+        self.positions = 0  # of the padded batches so far: the schedule's clock
         self.tokens = 0  # real tokens so far
         self.seconds = 0.0  # training time, earlier processes of a resumed run included
         self.losses: deque[float] = deque(maxlen=self.steps_per_epoch)  # of the last steps
@@ -224,99 +176,102 @@ class Trainer:
         """
         self.model.train()
         self._each("on_start")
-        with torch.random.fork_rng(device_type=self.device.type if self.device.type != "cpu" else "cuda"):
-            clock = time.perf_counter()
-            for x, y in self.batches():  # each (B, T)
-                torch.manual_seed(mixed(self.config.seed, self.step))
-                loss, norm, lr = self.train_step(x, y)
-                now = time.perf_counter()
-                self._count(loss, norm, lr, int(lengths(y).sum()), now - clock)
-                clock = now
-                if self.stop_requested:
+        clock = time.perf_counter()
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            for x, y in self.batches():  # each (B, T), or this process's share
+                torch.manual_seed(mixed(self.config.seed, self.step, self.rank))
+                counts = (y != 0).sum(), y.numel(), lengths(y).sum(), self.stop_requested
+                targets, positions, tokens, stop = self._total(*counts)
+                if stop:
                     break
+                self.model.zero_grad(set_to_none=True)
+                loss = self.forward(x, y, targets, backward=True)
+                norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_norm_clip))
+                self.positions += positions
+                rate = schedule(self.positions, self.config)
+                for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+                    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                        group["lr"] = peak * rate
+                    optimizer.step()
+                now = time.perf_counter()
+                lr = self.config.learning_rate * rate
+                self._book(Step(self.step + 1, loss, lr, norm, tokens, now - clock))
+                clock = now
         self._each("on_end")
         self.model.eval()
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
         """The batches (x, y) of all steps that are still to do."""
-        examples = Batches(self.train_dataset, self.config.seed)
-        return iter(
-            DataLoader(
-                examples,
-                batch_size=None,  # the examples come in batches already
-                sampler=self._keys(),
-                num_workers=self.config.num_workers,
-                pin_memory=self.device.type == "cuda",
-                generator=torch.Generator(),  # its own, so that it draws nothing from torch's
-            )
+        return DataLoader(
+            Batches(self.train_dataset, self.config.seed),
+            batch_size=None,  # the examples come in batches already
+            sampler=self._keys(),
+            num_workers=self.config.num_workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # its own, so that it draws nothing from torch's
         )
 
     def _keys(self) -> Iterator[tuple[int, list[int]]]:
         """(epoch, indices) of every batch that is still to come; each epoch has an order of its own."""
+        size = self.config.batch_size
         for step in range(self.step, self.total_steps):
             epoch, number = divmod(step, self.steps_per_epoch)
             if step == self.step or number == 0:
                 generator = torch.Generator().manual_seed(mixed(self.config.seed, epoch))
                 order = torch.randperm(len(self.train_dataset), generator=generator).tolist()
-            yield epoch, order[number * self.config.batch_size : (number + 1) * self.config.batch_size]
+            yield epoch, order[number * size : (number + 1) * size][self.rank :: self.world]
 
-    def train_step(self, x: Tensor, y: Tensor) -> tuple[float, float, float]:
-        """One batch (B, T): forward, backward, clip, update. Returns loss, length of the gradient, learning rate."""
-        self.model.zero_grad(set_to_none=True)
-        loss = self.forward(x, y, backward=True)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_norm_clip)
-        self.positions += y.numel()
-        rate = schedule(self.positions, self.config)
-        for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * rate
-            optimizer.step()
-        return float(loss), float(norm), self.config.learning_rate * rate
-
-    def forward(self, x: Tensor, y: Tensor, backward: bool = False) -> Tensor:
-        """Mean loss over the targets of a batch (B, T), group by group; and, if asked for, its gradients."""
-        targets = int((y != 0).sum())
-        loss = torch.zeros((), device=self.device)
-        for rows, wanted in groups(x, y, self.config.micro_rows):
+    def forward(self, x: Tensor, y: Tensor, targets: int, backward: bool = False) -> float:
+        """Mean loss of a batch (B, T) over its `targets` targets, group by group; and, if asked for, its gradients."""
+        parts, loss = list(groups(x, y, self.config.micro_rows)), torch.zeros((), device=self.device)
+        for number, (rows, wanted) in enumerate(parts, 1):
             share = int((wanted != 0).sum()) / max(1, targets)
-            if share == 0:  # the mean over no targets is no number
-                continue
-            with self._autocast():
-                part = self.model(rows.to(self.device), wanted.to(self.device))[1] * share
-            if backward:
-                part.backward()
+            alone = self.world > 1 and number < len(parts)  # processes add up their gradients in the last group
+            with self._autocast(), self.network.no_sync() if alone else contextlib.nullcontext():
+                logits, part = self.network(rows.to(self.device), wanted.to(self.device))
+                part = part * share if share else logits.sum() * 0  # the mean over no targets is no number
+                if backward:
+                    (part * self.world).backward()  # DistributedDataParallel takes the processes' mean
             loss += part.detach()
-        return loss
+        if self.world > 1:
+            dist.all_reduce(loss)
+        return float(loss)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         if self.config.precision == "bfloat16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
-    def _count(self, loss: float, norm: float, lr: float, tokens: int, seconds: float) -> None:
-        """Book a finished step, show it to the callbacks, and end the epoch if it was its last.
+    def _total(self, *counts: int | Tensor) -> list[int]:
+        """Whole numbers, added up over all processes."""
+        if self.world == 1:
+            return [int(count) for count in counts]
+        total = torch.tensor([int(count) for count in counts], device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def _book(self, done: Step) -> None:
+        """Count a finished step, show it, and end the epoch if it was its last.
 
         Raises:
             DivergedError: its loss or gradient is NaN or infinite.
         """
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        if not (math.isfinite(done.loss) and math.isfinite(done.grad_norm)):
             raise DivergedError(
-                f"the loss diverged at step {self.step + 1} (loss {loss}, gradient norm {norm}) with learning rate "
-                f"{lr:.2e}; try a smaller one"
+                f"the loss diverged at step {done.number} (loss {done.loss}, gradient norm {done.grad_norm}) with "
+                f"learning rate {done.lr:.2e}; try a smaller one"
             )
-        self.step += 1
-        self.tokens += tokens
-        self.seconds += seconds
-        self.losses.append(loss)
-        self.last = Step(self.step, loss, lr, norm, tokens, seconds)
+        self.last, self.step = done, done.number
+        self.tokens, self.seconds = self.tokens + done.tokens, self.seconds + done.seconds
+        self.losses.append(done.loss)
         if self.config.writer is not None:
-            self.config.writer.add_scalar("train/loss", loss, self.step)
-            self.config.writer.add_scalar("train/lr", lr, self.step)
+            self.config.writer.add_scalar("train/loss", done.loss, self.step)
+            self.config.writer.add_scalar("train/lr", done.lr, self.step)
         self._each("on_step")
         if self.step % self.steps_per_epoch == 0:
             if self.test_dataset is not None:
                 self.test_loss = self.evaluate(self.test_dataset)
-            if self.config.ckpt_path is not None:
+            if self.config.ckpt_path is not None and self.rank == 0:
                 self.save_checkpoint()
             self._each("on_epoch")
 
@@ -326,9 +281,9 @@ class Trainer:
         self.model.eval()
         examples, total, targets = Batches(dataset, self.config.seed), 0.0, 0
         for rows in torch.arange(len(dataset)).split(self.config.batch_size):
-            x, y = examples[0, rows.tolist()]  # each (B, T)
-            count = int((y != 0).sum())
-            total, targets = total + float(self.forward(x, y)) * count, targets + count
+            x, y = examples[0, rows.tolist()[self.rank :: self.world]]  # each (B, T)
+            (count,) = self._total((y != 0).sum())
+            total, targets = total + self.forward(x, y, count) * count, targets + count
         self.model.train()
         return total / max(1, targets)
 

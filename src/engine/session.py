@@ -183,8 +183,10 @@ def run(args: argparse.Namespace, trainer: Trainer, settings: dict[str, Any], ch
     """
     folder = log_folder(args)
     if has_log(folder) and not trainer.step:
-        print(f"note: {folder} has the log of an earlier run, and TensorBoard will draw both as one curve; --tb_expt_name "
-              "names this one")
+        print(
+            f"note: {folder} has the log of an earlier run, and TensorBoard will draw both as one curve; --tb_expt_name "
+            "names this one"
+        )
     progress, watch = Progress(), Divergence()
     keeper = Checkpoints(lambda s: save_checkpoint(checkpoint, s, settings), args.checkpoint_minutes or 5.0, watch)
     first = trainer.step + 1 if trainer.step else None
