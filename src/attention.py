@@ -87,9 +87,9 @@ class CausalSelfAttention(nn.Module):
         if self.rope:
             q, k = apply_rotary_emb(q, self.rope_cache), apply_rotary_emb(k, self.rope_cache)
         # 3. how well each query fits each key
-        att = q @ k.transpose(-2, -1) / math.sqrt(hs)  # (B, nh, T, hs) x (B, nh, hs, T) -> (B, nh, T, T)
-        # 4. nobody sees the future
-        att = att.masked_fill(self.mask[:, :, :T, :T] == 0, float("-inf"))  # (B, nh, T, T)
+        att = (q / math.sqrt(hs)) @ k.transpose(-2, -1)  # (B, nh, T, hs) x (B, nh, hs, T) -> (B, nh, T, T)
+        # 4. nobody sees the future: log 1 = 0 is added to what may be seen, log 0 = -inf to the rest
+        att = att + self.mask[:, :, :T, :T].log().type_as(att)  # (B, nh, T, T) + (1, 1, T, T)
         # 5. scores become shares
         att = self.attn_drop(F.softmax(att, dim=-1))  # (B, nh, T, T)
         # 6. the shares' mean of the values, heads side by side, projected

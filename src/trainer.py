@@ -224,15 +224,16 @@ class Trainer:
     def forward(self, x: Tensor, y: Tensor, targets: int, backward: bool = False) -> float:
         """Mean loss of a batch (B, T) over its `targets` targets, group by group; and, if asked for, its gradients."""
         parts, loss = list(groups(x, y, self.config.micro_rows)), torch.zeros((), device=self.device)
-        for number, (rows, wanted) in enumerate(parts, 1):
-            share = int((wanted != 0).sum()) / max(1, targets)
-            alone = self.world > 1 and number < len(parts)  # processes add up their gradients in the last group
-            with self._autocast(), self.network.no_sync() if alone else contextlib.nullcontext():
-                logits, part = self.network(rows.to(self.device), wanted.to(self.device))
-                part = part * share if share else logits.sum() * 0  # the mean over no targets is no number
-                if backward:
-                    (part * self.world).backward()  # DistributedDataParallel takes the processes' mean
-            loss += part.detach()
+        with self._autocast():  # around all groups, so that each weight is cast once
+            for number, (rows, wanted) in enumerate(parts, 1):
+                share = int((wanted != 0).sum()) / max(1, targets)
+                alone = self.world > 1 and number < len(parts)  # processes add up their gradients in the last group
+                with self.network.no_sync() if alone else contextlib.nullcontext():
+                    logits, part = self.network(rows.to(self.device), wanted.to(self.device))
+                    part = part * share if share else logits.sum() * 0  # the mean over no targets is no number
+                    if backward:
+                        (part * self.world).backward()  # DistributedDataParallel takes the processes' mean
+                loss += part.detach()
         if self.world > 1:
             dist.all_reduce(loss)
         return float(loss)
