@@ -18,8 +18,17 @@ from utils import MASK_CHAR, PAD_CHAR
 
 TITLE = re.compile(r".*?\w\w\. ")  # "Samuel L. Jackson. "
 BEFORE_A_PLACE = re.compile(r"(?:\b(?:in|at|near|from|of)(?: the)? |\b\d{4}\)?,? )$")  # "born in ", "(3 May 1822 "
+NAME_AND_COMMA = re.compile(r"[^\W\d_a-z][\w'.-]*(?: [^\W\d_a-z][\w'.-]*)*, $")  # "Los Angeles, "
+PART_OF_A_NAME = re.compile(r"-| [^\W\d_a-z]|\.\w")  # behind "Saint" in "Saint-Denis", "Los" in "Los Angeles"
 MONTH = re.compile("January|February|March|April|May|June|July|August|September|October|November|December")
-BEHIND_BORN = 60  # characters between "born" and the place
+BEHIND_BORN = 80  # characters between "born" and the place
+
+
+def is_place(word: re.Match, document: str) -> bool:
+    """Whether a word stands where places stand: behind "in", a year ..., or behind a comma behind such a place."""
+    before = document[: word.start()]
+    chain = NAME_AND_COMMA.search(before)
+    return bool(BEFORE_A_PLACE.search(before) or (chain and BEFORE_A_PLACE.search(before, 0, chain.start())))
 
 
 @lru_cache(2**14)
@@ -27,8 +36,7 @@ def new_words(document: str, first_place: float, other_place: float) -> tuple[in
     """The words of a document that can only be known: capitalised, behind the title, not seen before in it.
 
     Such a word cannot be copied from what stands before (salient spans: Guu et al. 2020, Roberts et al. 2020).
-    Places are those behind "in", "at", "near", "from", "of" or a year, months aside; first comes the one behind
-    "born".
+    Months aside. Of the places, those soon behind "born" come first, and of these the ones of a single word.
 
     Returns:
         length of the title, (start, length) of each word, and how often it is to be asked for: first_place times
@@ -43,12 +51,18 @@ def new_words(document: str, first_place: float, other_place: float) -> tuple[in
         if word.start() >= title and word.group()[0].isupper() and word.group() not in seen:
             new.append(word)
         seen.add(word.group())
-    places = [w for w in new if BEFORE_A_PLACE.search(document, 0, w.start()) and not MONTH.fullmatch(w.group())]
+    new = [word for word in new if not MONTH.fullmatch(word.group())]
     born = [found.end() for found in re.finditer(r"\b[Bb]orn\b", document)]
-    places.sort(key=lambda w: (not any(0 <= w.start() - end <= BEHIND_BORN for end in born), w.start()))
-    candidates = places or new
-    weights = [first_place if w in candidates[:1] else other_place if w in places else 1.0 for w in new]
-    return title, [(w.start(), len(w.group())) for w in new], weights
+
+    def rank(word: re.Match) -> tuple[bool, bool, int]:
+        is_born = any(0 <= word.start() - end <= BEHIND_BORN for end in born)
+        is_single = word.group().isascii() and not PART_OF_A_NAME.match(document, word.end())
+        return not is_born, not is_single, word.start()
+
+    places = sorted((word for word in new if is_place(word, document)), key=rank)
+    first = (places or sorted(new, key=lambda word: rank(word)[1:]))[:1]
+    weights = [first_place if word in first else other_place if word in places else 1.0 for word in new]
+    return title, [(word.start(), len(word.group())) for word in new], weights
 
 
 @dataclass(frozen=True)
@@ -68,11 +82,11 @@ class Aim:
 
     one_word: float = 0.5
     first_place: float = 60.0
-    other_place: float = 8.0
-    from_start: float = 0.5
-    cut_behind: float = 0.0
+    other_place: float = 10.0
+    from_start: float = 0.25
+    cut_behind: float = 0.9
     nearness: float = 4.0
-    cut_late: float = 0.5
+    cut_late: float = 0.0
 
 
 class Spans(CharCorruptionDataset):
@@ -134,7 +148,7 @@ class Cut:
     """
 
     first_place: float = 60.0
-    other_place: float = 8.0
+    other_place: float = 20.0
     nearness: float = 8.0
     lead: float = 0.5
     longest_lead: int = 16
