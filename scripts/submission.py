@@ -6,10 +6,9 @@ Checks that every file is there, that the predictions have one line per question
 parameters in the zip give a sample of the predictions in the zip. The same inputs give the same bytes.
 """
 
-from __future__ import annotations
-
 import argparse
 import random
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -40,6 +39,18 @@ MADE_BY = {
     "rope.pretrain": ("rope", "rope.finetune.params"),
 }
 SAMPLE = 20  # questions asked again for each file of predictions
+CODE = re.compile(r"[A-Za-z_]\w*\.py")  # no ._run.py of macOS, no "run copy.py"
+
+
+def predictions_in(path: Path) -> list[str]:
+    """The predictions of a file, one a line; the last may lack its newline.
+
+    Raises:
+        UserError: the file is not UTF-8 text.
+    """
+    if not path.read_bytes().strip():
+        return []
+    return read_text(path).removesuffix("\n").split("\n")
 
 
 def check_files(folder: Path, questions: dict[str, list[str]]) -> None:
@@ -53,16 +64,15 @@ def check_files(folder: Path, questions: dict[str, list[str]]) -> None:
         if not (folder / name).is_file():
             raise UserError(f"{name} is missing; {again}")
         if name.endswith(".predictions"):
-            lines = (folder / name).read_text(encoding="utf-8").split("\n")[:-1]
-            expected = len(questions[name.split(".")[2]])
+            lines, expected = predictions_in(folder / name), len(questions[name.split(".")[2]])
             if len(lines) != expected:
                 raise UserError(f"{name} has {len(lines)} lines, {expected} questions were asked; {again}")
-    try:
-        float((folder / "london_baseline_accuracy.txt").read_text())
-    except ValueError:
+    london = read_text(folder / "london_baseline_accuracy.txt").strip()
+    if not re.fullmatch(r"\d{1,3}(?:\.\d*)?%?", london) or float(london.rstrip("%")) > 100:
         raise UserError(
-            "london_baseline_accuracy.txt holds no number; python src/london_baseline.py makes it"
-        ) from None
+            f"london_baseline_accuracy.txt holds {london[:20]!r}, a number from 0 to 100 is expected; "
+            "python src/london_baseline.py makes it"
+        )
 
 
 def check_predictions(folder: Path, data: Path, questions: dict[str, list[str]]) -> None:
@@ -72,16 +82,19 @@ def check_predictions(folder: Path, data: Path, questions: dict[str, list[str]])
         UserError: naming the predictions that other parameters made.
     """
     import run
+    from engine import options
+    from engine.answers import answer
 
     for model, (variant, params) in MADE_BY.items():
         argv = ["evaluate", variant, str(data / "wiki.txt"), "--reading_params_path", str(folder / params)]
-        network, corpus = run.load_for_answers(run.build_parser().parse_args(argv))
+        argv += ["--eval_corpus_path", str(data / "birth_dev.tsv"), "--outputs_path", str(folder / "unused.tmp")]
+        network, corpus = run.load_for_answers(options.parse(run.build_parser(), argv))
         for part, asked in questions.items():
             name = f"{model}.{part}.predictions"
-            stored = (folder / name).read_text(encoding="utf-8").split("\n")
+            stored = predictions_in(folder / name)
             chosen = random.Random(0).sample(range(len(asked)), min(SAMPLE, len(asked)))
-            given = run.answer(network, corpus, [asked[i] for i in chosen], name, "float32")
-            if differing := [i for i, answer in zip(chosen, given, strict=True) if answer != stored[i]]:
+            given = answer(network, corpus, [asked[i] for i in chosen], name, "float32")
+            if differing := [i for i, place in zip(chosen, given, strict=True) if place != stored[i]]:
                 raise UserError(
                     f"{name}, line {min(differing) + 1}: {params} answers otherwise; evaluate again with "
                     f"{SCRIPTS[DELIVERABLES[name]]}"
@@ -90,7 +103,8 @@ def check_predictions(folder: Path, data: Path, questions: dict[str, list[str]])
 
 def write_zip(folder: Path, target: Path) -> list[str]:
     """Write the zip, atomically, and return the names in it. No time stamps: same inputs, same bytes."""
-    content = {f"src/{path.name}": path for path in sorted((ROOT / "src").glob("*.py"))}
+    code = [path for path in sorted((ROOT / "src").rglob("*.py")) if CODE.fullmatch(path.name)]
+    content = {f"src/{path.relative_to(ROOT / 'src').as_posix()}": path for path in code}
     content |= {name: folder / name for name in DELIVERABLES}
     with atomic_write(target) as file, zipfile.ZipFile(file, "w") as archive:
         for name, path in content.items():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from utils import MASK_CHAR, PAD_CHAR, UserError, cli, read_pairs, read_text
+from utils import MASK_CHAR, PAD_CHAR, UserError, cli, read_pairs, read_text, refuse_marks
 
 
 class NameDataset(Dataset):
@@ -59,8 +59,7 @@ class NameDataset(Dataset):
         question, place = self.data[idx]
         s = question + MASK_CHAR + place + MASK_CHAR
         s += PAD_CHAR * (self.block_size - len(s))
-        x = s[:-1]
-        y = PAD_CHAR * (len(question) - 1) + s[len(question) :]  # s[1:] without the question
+        x, y = s[:-1], PAD_CHAR * (len(question) - 1) + s[len(question) :]  # s[1:] without the question
         return encode(x, self.stoi), encode(y, self.stoi)
 
 
@@ -88,13 +87,7 @@ class CharCorruptionDataset(Dataset):
 
     def __init__(self, data: str, block_size: int, source: str = "the pretraining corpus"):
         self.MASK_CHAR, self.PAD_CHAR = MASK_CHAR, PAD_CHAR
-        for special in (MASK_CHAR, PAD_CHAR):
-            if special in data:
-                line = data[: data.index(special)].count("\n") + 1
-                raise UserError(
-                    f"{source}, line {line}: contains U+{ord(special):04X}, which is kept for masks and padding; "
-                    "take it out"
-                )
+        refuse_marks(data, source)
         characters = [PAD_CHAR, MASK_CHAR, *sorted(set(data))]
         self.stoi = {c: i for i, c in enumerate(characters)}
         self.itos = dict(enumerate(characters))
@@ -145,11 +138,9 @@ def main(argv: list[str] | None = None) -> int:
     """Print four examples of a dataset."""
     parser = argparse.ArgumentParser(description="Print four examples, x above y. Masks are ⁇, padding is □.")
     parser.add_argument("dataset_type", choices=["namedata", "charcorruption"], help="which examples")
-    parser.add_argument("--pretrain_corpus_path", default="wiki.txt", help="documents (default: %(default)s)")
-    parser.add_argument(
-        "--finetune_corpus_path", default="birth_places_train.tsv", help="question-answer pairs (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the corruption (default: %(default)s)")
+    parser.add_argument("--pretrain_corpus_path", default="wiki.txt", help="default: %(default)s")
+    parser.add_argument("--finetune_corpus_path", default="birth_places_train.tsv", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the corruption (default: %(default)s)")
     args = parser.parse_args(argv)
     random.seed(args.seed)
     corpus = read_text(args.pretrain_corpus_path)

@@ -17,25 +17,17 @@ from attention import CausalSelfAttention
 
 @dataclass
 class GPTConfig:
-    """Size and kind of a model.
+    """Size and kind of a model."""
 
-    Attributes:
-        vocab_size: number of characters, PAD and MASK included.
-        block_size: longest row the model can read.
-        n_layer, n_head, n_embd: depth, heads a layer, width (a multiple of n_head).
-        rope: rotary positions in every layer (True) or learned ones at the bottom (False).
-        embd_pdrop, resid_pdrop, attn_pdrop: dropout after the embedding, on each branch, on attention.
-    """
-
-    vocab_size: int
-    block_size: int
+    vocab_size: int  # characters, PAD and MASK included
+    block_size: int  # longest row the model can read
     n_layer: int = 4
-    n_head: int = 8
-    n_embd: int = 256
-    rope: bool = False
-    embd_pdrop: float = 0.1
-    resid_pdrop: float = 0.1
-    attn_pdrop: float = 0.1
+    n_head: int = 8  # a layer
+    n_embd: int = 256  # width, a multiple of n_head
+    rope: bool = False  # rotary positions in every layer, or learned ones at the bottom
+    embd_pdrop: float = 0.1  # dropout after the embedding,
+    resid_pdrop: float = 0.1  # on each branch,
+    attn_pdrop: float = 0.1  # and on attention
 
 
 class Block(nn.Module):
@@ -102,8 +94,7 @@ class GPT(nn.Module):
         Raises:
             ValueError: if a row is longer than the block.
         """
-        T = idx.size(1)
-        if T > self.block_size:
+        if (T := idx.size(1)) > self.block_size:
             raise ValueError(f"a row of {T} tokens does not fit the model's block of {self.block_size}")
         x = self.tok_emb(idx)  # (B, T) -> (B, T, C)
         if not self.rope:

@@ -1,14 +1,13 @@
 """[part 4b] and [part 4c] What an instruction-tuned model from Hugging Face says to the same questions.
 
-    pip install -r requirements-llm.txt
-    python src/modern_llm.py                                             # Qwen/Qwen3-1.7B, from the hub
-    python src/modern_llm.py --model HuggingFaceTB/SmolLM2-1.7B-Instruct # or meta-llama/Llama-3.2-1B-Instruct
-    python src/modern_llm.py --model path/to/folder                      # or path/to/model.gguf
+    python src/modern_llm.py                             # Qwen/Qwen3-1.7B from the hub; needs requirements-llm.txt
+    python src/modern_llm.py --model HuggingFaceTB/SmolLM2-1.7B-Instruct    # or meta-llama/Llama-3.2-1B-Instruct
+    python src/modern_llm.py --model path/to/folder      # or path/to/model.gguf
 
-Every question is asked in two wordings (--template) and two ways (--prompt): bare (4b) is the question alone, and the
+Every question is asked in two wordings (--template) and two ways (--prompt). Bare (4b) is the question alone, and the
 exact match compares the reply as it is; instructed (4c) adds instructions, and the exact match compares the place that
-`parse_place` reads from the reply. The match after normalisation compares that place in both, without regard to case,
-accents and country. Replies are kept (`engine/hub.py`), so the same command goes on with an interrupted run.
+`parse_place` reads. The match after normalisation compares the place in both, without regard to case, accents, country.
+Replies are kept (engine/hub.py): the same command goes on with an interrupted run.
 """
 
 import argparse
@@ -18,14 +17,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from engine import hub
 from engine.files import add_row, fingerprint
-from engine.machine import hardware, pick_device, pick_precision
+from engine.machine import hardware
 from engine.parse_place import normalise, parse_place, without_thoughts
 from engine.wordings import ORIGINAL, REWORDED, ask_about, mcnemar, names_in, share
-from utils import cli, read_pairs, read_text
+from utils import cli, read_pairs, read_text, write_text
 
 LISTED = ("Qwen/Qwen3-1.7B", "meta-llama/Llama-3.2-1B-Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct")
 TEMPLATES = {"original": ORIGINAL, "reworded": REWORDED}
@@ -42,12 +39,11 @@ class Chat:
 
     def __init__(self, args: argparse.Namespace):
         print(f"loading {args.name} ...", flush=True)
-        extra = {"gguf_file": args.gguf_file} if args.gguf_file else {}
-        with hub.loading(args.source) as hf:
-            self.tokenizer = hf.AutoTokenizer.from_pretrained(args.source, padding_side="left", **extra)
-            dtype = getattr(torch, args.precision)
-            self.model = hf.AutoModelForCausalLM.from_pretrained(args.source, dtype=dtype, **extra)
-        longest = hub.prepare(args.source, self.tokenizer, self.model)
+        source, file = args.source, args.gguf_file
+        with hub.loading(source) as hf:
+            self.tokenizer = hf.AutoTokenizer.from_pretrained(source, padding_side="left", gguf_file=file)
+            self.model = hf.AutoModelForCausalLM.from_pretrained(source, dtype=args.precision, gguf_file=file)
+        longest = hub.prepare(source, self.tokenizer, self.model)
         self.model.to(args.device).eval()
         self.new_tokens, self.parameters = args.max_new_tokens or longest, self.model.num_parameters()
         print(f"{args.name}: {self.parameters:,} parameters; device {hardware(args.device)}, {args.precision}")
@@ -65,32 +61,31 @@ class Chat:
         batch = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
         tokens, seen = (batch[key].to(self.model.device) for key in ("input_ids", "attention_mask"))  # (B, T)
         rows = self.model.generate(tokens, attention_mask=seen, do_sample=False, max_new_tokens=self.new_tokens)
-        new = self.tokenizer.batch_decode(rows[:, tokens.size(1) :], skip_special_tokens=True)  # of (B, T + new)
-        return [text.strip() for text in new]
+        return [s.strip() for s in self.tokenizer.batch_decode(rows[:, tokens.size(1) :], skip_special_tokens=True)]
 
 
-def compare(prompt: str, question: str, raw: str, place: str) -> dict[str, Any]:
-    """A reply against the answer ("" if there is none): what is compared, and whether it is right."""
+def compare(prompt: str, question: str, raw: str, place: str) -> tuple[str, dict[str, Any]]:
+    """A reply against the answer ("" if there is none): what is compared, and a note on what was read and is right."""
     parsed = parse_place(raw, question)
     # [part 4b] the reply as it is; [part 4c] the place in it
     compared = " ".join(without_thoughts(raw).split()) if prompt == "bare" else parsed
     right = {"exact": compared == place, "normalised": normalise(parsed) == normalise(place)}
-    return {"asked": question, "parsed": parsed, "compared": compared} | ({"answer": place} | right if place else {})
+    return compared, {"asked": question, "parsed": parsed} | ({"answer": place} | right if place else {})
 
 
 def accuracy(found: dict[tuple[str, str], list[dict[str, Any]]], prompt: str, template: str) -> dict[str, Any]:
     """Print and return a result: accuracies as shares, and McNemar's test of the new wording against the original."""
-    replies = found[prompt, template]
-    row = {"prompt": prompt, "template": template, "n": len(replies)}
+    notes = found[prompt, template]
+    row: dict[str, Any] = {"prompt": prompt, "template": template, "n": len(notes)}
     for kind, title in (("exact", "exact match"), ("normalised", "match after normalisation")):
-        right = sum(reply[kind] for reply in replies)
-        row[kind] = right / len(replies)
-        print(f"{prompt}, {template}, {title}: {share(right, len(replies))}")
+        right = sum(note[kind] for note in notes)
+        row[kind] = right / len(notes)
+        print(f"{prompt}, {template}, {title}: {share(right, len(notes))}")
     if template == "reworded" and (prompt, "original") in found:
-        lost, won, p = mcnemar(*([reply["normalised"] for reply in found[prompt, t]] for t in TEMPLATES))
+        lost, won, p = mcnemar(*([note["normalised"] for note in found[prompt, t]] for t in TEMPLATES))
         row |= {"only_original": lost, "only_reworded": won, "p_mcnemar": float(f"{p:.3g}")}
-        print(f"{prompt}, normalised: right in the original wording alone {lost}, in the new one alone {won};", end=" ")
-        print(f"McNemar's exact p = {p:.2g}")
+        told = f"right in the original wording alone {lost}, in the new one alone {won}"
+        print(f"{prompt}, normalised: {told}; McNemar's exact p = {p:.2g}")
     return row
 
 
@@ -98,33 +93,35 @@ def main(argv: list[str] | None = None) -> int:
     """Ask all that is asked for, write the files, print the accuracies."""
     parser = argparse.ArgumentParser(description="Ask an LLM the questions of the dev set.", allow_abbrev=False)
     parser.add_argument("--model", help=f"hub id, local folder or .gguf file (default: {LISTED[0]})")
-    parser.add_argument("--eval_corpus_path", default="birth_dev.tsv", help="the questions (default: %(default)s)")
     parser.add_argument("--prompt", choices=[*PROMPTS, "both"], default="both", help="default: %(default)s")
     parser.add_argument("--template", choices=[*TEMPLATES, "both"], default="both", help="default: %(default)s")
     args = hub.parse(parser, argv, example=LISTED[0])
     text, where = read_text(args.eval_corpus_path), args.eval_corpus_path
-    people = names_in(text, where)[: args.limit]
-    places = [place for _, _, place in read_pairs(text, where)][: args.limit]
-    chat = functools.cache(lambda: Chat(args))  # a run that is complete needs none
-    prompts, templates = (PROMPTS if args.prompt == "both" else [args.prompt]), ...
-    found = {}
-    for prompt, template in itertools.product(prompts, templates):
-        questions = [ask_about(person, TEMPLATES[template]) for person in people]
-        messages = [PROMPTS[prompt].replace("{question}", question) for question in questions]
-        asked = PROMPTS[prompt].replace("{question}", TEMPLATES[template])
-        record = hub.Record(args, prompt, template, {"questions": fingerprint(text), "message": asked})
-        replies = record.replies(messages, chat)
-        cell = found[prompt, template] = [compare(prompt, *each) for each in zip(questions, replies, places, strict=True)]
-        record.write(cell)
-        write_text(record.predictions, "".join(reply["compared"] + "\n" for reply in cell))
-        print(f"{prompt}, {template}: {record.predictions} and {record.path}")
-        if not places[0]:
-            print(f"{where} has no answers, so no accuracy")
-            continue
-        row = {"model": args.name, "data": args.data, "parameters": record.settings["parameters"]}
-        row |= accuracy(found, prompt, template)
-        if args.results_path:
-            add_row(Path(args.results_path) / "modern_llm", row, KEY)
+    people, places = names_in(text, where)[: args.limit], [p for _, _, p in read_pairs(text, where)][: args.limit]
+    chat = functools.cache(lambda: Chat(args))  # loaded when first needed: a complete run only scores its replies anew
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    prompts = PROMPTS if args.prompt == "both" else [args.prompt]
+    for prompt, template in itertools.product(prompts, TEMPLATES if args.template == "both" else [args.template]):
+        questions = [ask_about(p, TEMPLATES[template]) for p in people]
+        message = PROMPTS[prompt].replace("{question}", TEMPLATES[template])
+        settings = {"questions": fingerprint(text), "message": message, "model": args.name, "precision": args.precision}
+        settings["max_new_tokens"] = args.max_new_tokens
+        stem = Path(args.outputs_dir) / f"modern_llm.{args.name.replace('/', '_')}.{prompt}.{template}"
+        record = hub.Record(stem, settings, args.restart)
+        messages = [ask_about(p, message) for p in people]
+        replies = record.replies(messages, chat, args.batch_size, f"{prompt}, {template}")
+        scored = [compare(prompt, *each) for each in zip(questions, replies, places, strict=True)]
+        found[prompt, template] = [note for _, note in scored]
+        record.write(found[prompt, template])
+        write_text(f"{stem}.predictions", "".join(compared + "\n" for compared, _ in scored))
+        print(f"{prompt}, {template}: {stem}.predictions and {stem}.jsonl")
+        if places[0]:
+            row = {"model": args.name, "data": args.data, "parameters": record.settings["parameters"]}
+            row |= accuracy(found, prompt, template)
+            if args.results_path:
+                print(f"a row in {add_row(Path(args.results_path) / 'modern_llm', row, KEY)}")
+    if not places[0]:
+        print(f"{where} has no answers, so no accuracy")
     return 0
 
 

@@ -12,15 +12,16 @@ it sets the defaults of the flags, and adds what no flag can say (`engine/recipe
 
 import argparse
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dataset import CharCorruptionDataset, NameDataset
 from engine import options, session
 from engine.answers import answer
 from engine.machine import hardware, pick_device
+from engine.wordings import wilson_interval
 from model import GPT, GPTConfig
 from trainer import TrainerConfig
-from utils import cli, describe_score, evaluate_places, read_pairs, read_text, set_seed, wilson_interval, write_text
+from utils import cli, describe_score, evaluate_places, read_pairs, read_text, set_seed, write_text
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,18 +44,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def make_model(args: argparse.Namespace, documents: CharCorruptionDataset) -> GPT:
     """The homework's model in the variant asked for, with the parameters of --reading_params_path if there are any."""
-    config = GPTConfig(
-        documents.vocab_size, args.block_size, n_layer=args.n_layer, n_head=args.n_head, n_embd=args.n_embd
-    )
+    size = {"n_layer": args.n_layer, "n_head": args.n_head, "n_embd": args.n_embd}
+    config = GPTConfig(documents.vocab_size, args.block_size, **size)
     if args.dropout is not None:
         config.embd_pdrop = config.resid_pdrop = config.attn_pdrop = args.dropout
-    if args.variant == "vanilla":
-        # [part c] learned positions
-        model = GPT(config)
-    else:
-        # [part g] rotary positions
-        config.rope = True
-        model = GPT(config)
+    config.rope = args.variant == "rope"  # [part g] rotary positions; else [part c] learned ones
+    model = GPT(config)
     if args.reading_params_path:
         # [part f] start from what pretraining has learned
         session.read_into(model, args.reading_params_path, documents, args.pretrain_corpus_path)
@@ -110,8 +105,7 @@ def finetune(args: argparse.Namespace) -> session.Training:
 # ---------------------------------------------------------------- evaluate
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """What an evaluation found; correct is None for a file without answers."""
 
     total: int

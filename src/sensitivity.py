@@ -13,43 +13,26 @@ parts instead: a copy would be a second command line to keep in step with the fi
 
 import argparse
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import run as homework
 from engine import options, session
 from engine.answers import answer
-from engine.wordings import FURTHER, ORIGINAL, REWORDED, ask_about, mcnemar, names_in, share
+from engine.wordings import FURTHER, ORIGINAL, REWORDED, ask_about, changes, compared, comparison, names_in
 from utils import UserError, cli, describe_score, read_pairs, read_text, set_seed, write_text
 
 
-@dataclass(frozen=True)
-class Sensitivity:
-    """What was found.
-
-    Attributes:
-        names: of the people asked for.
-        parameters: number of the model's.
-        predictions: by wording (with NAME for the name), the answers in the file's order.
-        right: by wording, whether each is the file's answer; empty for a file without answers.
-    """
+class Sensitivity(NamedTuple):
+    """What was found; by wording (with NAME for the name), in the order of the names."""
 
     names: list[str]
-    parameters: int
+    parameters: int  # of the model
     predictions: dict[str, list[str]]
-    right: dict[str, list[bool]]
+    right: dict[str, list[bool]]  # empty for a file without answers
 
     def result(self) -> dict[str, float]:
-        """Both accuracies and McNemar's test on their difference, for results files; for a file with answers."""
-        lost, won, p = mcnemar(self.right[ORIGINAL], self.right[REWORDED])
-        return {
-            "original": sum(self.right[ORIGINAL]) / len(self.names),
-            "reworded": sum(self.right[REWORDED]) / len(self.names),
-            "n": len(self.names),
-            "only_original": lost,
-            "only_reworded": won,
-            "p_mcnemar": float(f"{p:.3g}"),
-            "parameters": self.parameters,
-        }
+        """Both accuracies and McNemar's test on their difference, for results files."""
+        return compared(self.right[ORIGINAL], self.right[REWORDED]) | {"parameters": self.parameters}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,8 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def ask(args: argparse.Namespace) -> Sensitivity:
     """Ask for every name of the file in the original wording, in the new one, and with --wordings in further ones."""
-    source = args.eval_corpus_path
-    text = read_text(source)
+    source, text = args.eval_corpus_path, read_text(args.eval_corpus_path)
     names, places = names_in(text, source), [place for _, _, place in read_pairs(text, source)]
     model, documents = homework.load_for_answers(args)
     precision = "float32" if args.precision == "auto" else args.precision
@@ -82,29 +64,18 @@ def run(args: argparse.Namespace) -> Sensitivity:
         raise UserError(f"{args.function}: sensitivity.py can only evaluate; run src/run.py for that")
     set_seed(args.seed)
     found = ask(args)
-    before, after, total = found.predictions[ORIGINAL], found.predictions[REWORDED], len(found.names)
-    write_text(args.outputs_path, "".join(p + "\n" for p in after))
-    changed = [i for i in range(total) if before[i] != after[i]]
-    print(f"\nanswers that changed, {len(changed)} of {total} (+ now right, - no longer right):")
-    for i in changed:
-        gain = found.right[REWORDED][i] - found.right[ORIGINAL][i] if found.right else 0
-        print(f"  {'- +'[gain + 1]} {found.names[i]}: {before[i]} -> {after[i]}")
+    write_text(args.outputs_path, "".join(p + "\n" for p in found.predictions[REWORDED]))
+    print("\n" + changes(found.names, found.predictions, found.right))
     if not found.right:
         print(f"\nPredictions written to {args.outputs_path}; no answers in {args.eval_corpus_path}, so no accuracy")
-    else:
-        correct = {wording: sum(right) for wording, right in found.right.items()}
-        print(f'\noriginal wording, "{ORIGINAL}": {share(correct[ORIGINAL], total)}')
-        print(f'reworded, "{REWORDED}": {share(correct[REWORDED], total)}')
-        lost, won, p = mcnemar(found.right[ORIGINAL], found.right[REWORDED])
-        print(f"right in the original wording alone: {lost}, in the new one alone: {won}; McNemar's exact p = {p:.2g}")
-        print(describe_score(float(total), float(correct[REWORDED])))
-        print(f"predictions of the reworded questions written to {args.outputs_path}")
-        args.tb_expt_name += "_reworded"
-        session.log_accuracy(args, correct[REWORDED] / total)
-    for wording in found.predictions if args.wordings else ():
-        differ = sum(a != b for a, b in zip(before, found.predictions[wording], strict=True))
-        accuracy = share(correct[wording], total) if found.right else "no answers to compare with"
-        print(f"{wording:31}  {differ:>3} changed  {accuracy}")
+        return found
+    correct, total = sum(found.right[REWORDED]), len(found.names)
+    print(
+        f"\n{comparison(found.right[ORIGINAL], found.right[REWORDED])}\n{describe_score(float(total), float(correct))}"
+    )
+    print(f"predictions of the reworded questions written to {args.outputs_path}")
+    args.tb_expt_name += "_reworded"
+    session.log_accuracy(args, correct / total)
     return found
 
 

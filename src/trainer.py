@@ -26,42 +26,25 @@ from utils import UserError, atomic_write
 
 @dataclass
 class TrainerConfig:
-    """How to train. The defaults are minGPT's. A token is a position of the padded batch.
+    """How to train. The defaults are minGPT's. A token is a position of the padded batch."""
 
-    Attributes:
-        max_epochs: passes over the training set.
-        batch_size: rows a step.
-        learning_rate, betas, weight_decay: of AdamW; the rate is the schedule's peak.
-        grad_norm_clip: longest gradient let through.
-        lr_decay: follow the schedule; False keeps the rate constant.
-        warmup_tokens, final_tokens: where the linear warm-up and the decay end.
-        decay_shape: "cosine" to a tenth of the peak, or "linear" to zero.
-        micro_rows: compute a batch in groups of so many rows, each cut to its longest row; None: as it is.
-        precision: "float32", or "bfloat16" for the matrix products (autocast).
-        seed: of everything random.
-        num_workers: processes that make examples; 0: this one.
-        ckpt_path: the state dict of the model is saved there after every epoch.
-        writer: a TensorBoard SummaryWriter that gets train/loss and train/lr.
-        callbacks: what else happens during training.
-    """
-
-    max_epochs: int = 10
-    batch_size: int = 64
-    learning_rate: float = 3e-4
-    betas: tuple[float, float] = (0.9, 0.95)
+    max_epochs: int = 10  # passes over the training set
+    batch_size: int = 64  # rows a step
+    learning_rate: float = 3e-4  # of AdamW: the schedule's peak
+    betas: tuple[float, float] = (0.9, 0.95)  # of AdamW
     weight_decay: float = 0.1
-    grad_norm_clip: float = 1.0
-    lr_decay: bool = False
-    warmup_tokens: float = 375e6
-    final_tokens: float = 260e9
-    decay_shape: str = "cosine"
-    micro_rows: int | None = None
-    precision: str = "float32"
-    seed: int = 0
-    num_workers: int = 0
-    ckpt_path: str | None = None
-    writer: object | None = None
-    callbacks: list["Callback"] = field(default_factory=list)
+    grad_norm_clip: float = 1.0  # longest gradient let through
+    lr_decay: bool = False  # follow the schedule; False keeps the rate constant
+    warmup_tokens: float = 375e6  # end of the linear warm-up
+    final_tokens: float = 260e9  # end of the decay
+    decay_shape: str = "cosine"  # to a tenth of the peak, or "linear" to zero
+    micro_rows: int | None = None  # compute a batch in groups of so many rows (see `batches.groups`); None: as it is
+    precision: str = "float32"  # or "bfloat16" for the matrix products (autocast)
+    seed: int = 0  # of everything random
+    num_workers: int = 0  # processes that make examples; 0: this one
+    ckpt_path: str | None = None  # the model's state dict is saved there after every epoch
+    writer: object | None = None  # a TensorBoard SummaryWriter that gets train/loss and train/lr
+    callbacks: list["Callback"] = field(default_factory=list)  # what else happens during training
 
     def __post_init__(self):
         for name in ("max_epochs", "batch_size"):
@@ -79,8 +62,7 @@ def schedule(tokens: float, config: TrainerConfig) -> float:
         return 1.0
     if tokens < config.warmup_tokens:  # warm-up
         return tokens / max(1, config.warmup_tokens)
-    progress = (tokens - config.warmup_tokens) / max(1, config.final_tokens - config.warmup_tokens)
-    progress = min(1.0, progress)
+    progress = min(1.0, (tokens - config.warmup_tokens) / max(1, config.final_tokens - config.warmup_tokens))
     if config.decay_shape == "linear":
         return 1.0 - progress
     return max(0.1, 0.5 * (1.0 + math.cos(math.pi * progress)))  # minGPT's
@@ -92,12 +74,9 @@ def adamw(model: nn.Module, config: TrainerConfig) -> list[torch.optim.Optimizer
     (minGPT means to leave out LayerNorms and embeddings too. At the handout's learning rate that trains badly.)
     """
     named = list(model.named_parameters())
-    groups = [
-        {"params": [p for name, p in named if not name.endswith("bias")], "weight_decay": config.weight_decay},
-        {"params": [p for name, p in named if name.endswith("bias")], "weight_decay": 0.0},
-    ]
-    fused = named[0][1].device.type != "mps"
-    return [torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)]
+    decayed = {"params": [p for name, p in named if not name.endswith("bias")], "weight_decay": config.weight_decay}
+    others = {"params": [p for name, p in named if name.endswith("bias")], "weight_decay": 0.0}
+    return [torch.optim.AdamW([decayed, others], lr=config.learning_rate, betas=config.betas, fused=True)]
 
 
 @dataclass(frozen=True)
@@ -156,7 +135,8 @@ class Trainer:
         self.network = DistributedDataParallel(model) if self.world > 1 else model
         self.callbacks = list(config.callbacks)
         self.optimizers = make_optimizers(model, config)
-        self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["peak_lr"] = group["lr"]
         self.steps_per_epoch = math.ceil(len(train_dataset) / config.batch_size)
         self.total_steps = self.steps_per_epoch * config.max_epochs
         self.step = 0  # finished steps
@@ -189,14 +169,13 @@ class Trainer:
                 norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_norm_clip))
                 self.positions += positions
                 rate = schedule(self.positions, self.config)
-                for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
-                    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                        group["lr"] = peak * rate
+                for optimizer in self.optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = group["peak_lr"] * rate
                     optimizer.step()
-                now = time.perf_counter()
+                start, clock = clock, time.perf_counter()
                 lr = self.config.learning_rate * rate
-                self._book(Step(self.step + 1, loss, lr, norm, tokens, now - clock))
-                clock = now
+                self._book(Step(self.step + 1, loss, lr, norm, tokens, clock - start))
         self._each("on_end")
         self.model.eval()
 
@@ -224,7 +203,8 @@ class Trainer:
     def forward(self, x: Tensor, y: Tensor, targets: int, backward: bool = False) -> float:
         """Mean loss of a batch (B, T) over its `targets` targets, group by group; and, if asked for, its gradients."""
         parts, loss = list(groups(x, y, self.config.micro_rows)), torch.zeros((), device=self.device)
-        with self._autocast():  # around all groups, so that each weight is cast once
+        is_half = self.config.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, is_half):  # around all groups: each weight is cast once
             for number, (rows, wanted) in enumerate(parts, 1):
                 share = int((wanted != 0).sum()) / max(1, targets)
                 alone = self.world > 1 and number < len(parts)  # processes add up their gradients in the last group
@@ -237,11 +217,6 @@ class Trainer:
         if self.world > 1:
             dist.all_reduce(loss)
         return float(loss)
-
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        if self.config.precision == "bfloat16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return contextlib.nullcontext()
 
     def _total(self, *counts: int | Tensor) -> list[int]:
         """Whole numbers, added up over all processes."""

@@ -59,11 +59,9 @@ def read_text(path: str | Path) -> str:
         raw = Path(path).read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path (programs run from the project's root)") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a directory; give the name of a text file") from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path}: cannot be read ({reason}); check the path and who may read it") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason}); give the name of a text file that you may read") from None
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"{path}: is UTF-16, UTF-8 is expected; save the file as UTF-8")
     try:
@@ -77,6 +75,15 @@ def read_text(path: str | Path) -> str:
     if not text.strip():
         raise UserError(f"{path}: is empty; check that it is the right file")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def refuse_marks(text: str, source: str | Path) -> None:
+    """UserError, naming the line, for a text that holds one of the characters for masks and padding."""
+    if found := re.search(f"[{MASK_CHAR}{PAD_CHAR}]", text):
+        line = text[: found.start()].count("\n") + 1
+        raise UserError(
+            f"{source}, line {line}: contains U+{ord(found[0]):04X}, which is kept for masks and padding; take it out"
+        )
 
 
 def read_pairs(text: str, source: str | Path, with_answers: bool | None = None) -> list[tuple[int, str, str]]:
@@ -93,29 +100,25 @@ def read_pairs(text: str, source: str | Path, with_answers: bool | None = None) 
     Raises:
         UserError: naming the line that does not fit.
     """
+    refuse_marks(text, source)
     lines = text.rstrip().split("\n")
     expects_tab = "\t" in lines[0] if with_answers is None else with_answers
     shape = "'question<TAB>place' is expected" if expects_tab else "a question alone is expected, as on line 1"
     pairs = []
     for number, line in enumerate(lines, 1):
-        question, _, answer = (part.strip() for part in line.partition("\t"))
-        tabs = line.count("\t") if question else 0
+        question, *answers = (part.strip() for part in line.split("\t"))
         wrong = None
         if not line.strip():
-            wrong = f"is blank; {shape}"
-        elif tabs > 1 or (tabs == 1 and not expects_tab):
-            wrong = f"has {tabs} {'tab' if tabs == 1 else 'tabs'}; {shape}"
+            wrong = "is blank"
+        elif len(answers) > expects_tab:
+            wrong = f"has {len(answers)} {'tab' if len(answers) == 1 else 'tabs'}"
         elif not question or re.fullmatch(r"Where was\s+born\?", question):
-            wrong = f"has no name to ask for; {shape}"
-        elif expects_tab and not tabs:
-            wrong = f"has no tab; {shape}"
-        elif expects_tab and not answer:
-            wrong = f"has no place after the tab; {shape}"
-        elif special := next((c for c in (MASK_CHAR, PAD_CHAR) if c in line), None):
-            wrong = f"contains U+{ord(special):04X}, which marks masks or padding here; take it out"
+            wrong = "has no name to ask for"
+        elif expects_tab and not any(answers):
+            wrong = "has no place after the tab" if answers else "has no tab"
         if wrong:
-            raise UserError(f"{source}, line {number}: {wrong}")
-        pairs.append((number, question, answer))
+            raise UserError(f"{source}, line {number}: {wrong}; {shape}")
+        pairs.append((number, question, answers[0] if answers else ""))
     return pairs
 
 
@@ -224,12 +227,3 @@ def evaluate_places(filepath: str | Path, predicted_places: Sequence[str]) -> tu
 def describe_score(total: float, correct: float) -> str:
     """The course's line, `Correct: 125.0 out of 500.0: 25.0%`."""
     return f"Correct: {correct} out of {total}: {round(correct / total * 100, 6)}%"
-
-
-def wilson_interval(correct: float, total: float, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927), both ends in 0 .. 1."""
-    share = correct / total
-    centre = share + z * z / (2 * total)
-    spread = z * ((share * (1 - share) + z * z / (4 * total)) / total) ** 0.5
-    low, high = (centre - spread) / (1 + z * z / total), (centre + spread) / (1 + z * z / total)
-    return max(0.0, low), min(1.0, high)

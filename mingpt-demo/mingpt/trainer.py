@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch.utils.data import DataLoader
@@ -12,6 +13,7 @@ class TrainerConfig:
     """How to train."""
 
     max_epochs: int = 1  # passes over the training set
+    max_steps: int | None = None  # end sooner, after so many batches; None: do not
     batch_size: int = 64  # rows a step
     learning_rate: float = 3e-4  # the highest it gets
     betas: tuple[float, float] = (0.9, 0.95)  # of AdamW's running averages
@@ -20,6 +22,11 @@ class TrainerConfig:
     warmup_tokens: int = 50_000  # the rate rises in a straight line up to here ...
     final_tokens: int = 1_000_000  # ... and falls along a cosine to a tenth of its height here
     report_every: int = 50  # steps between two entries in the history
+
+    def __post_init__(self):
+        for name in ("max_epochs", "max_steps", "batch_size", "report_every"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} ({value}) must be at least 1")
 
 
 class Trainer:
@@ -37,24 +44,25 @@ class Trainer:
     def train(self, on_report=None):
         """Runs max_epochs epochs; on_report, if given, is called with each new entry of the history."""
         optimizer = self._make_optimizer()
+        loader = DataLoader(self.train_dataset, self.config.batch_size, shuffle=True)
+        batches = (batch for _ in range(self.config.max_epochs) for batch in loader)
         step, tokens, losses = 0, 0, []
-        for _ in range(self.config.max_epochs):
-            self.model.train()
-            for x, y in DataLoader(self.train_dataset, self.config.batch_size, shuffle=True):
-                x, y = x.to(self.device), y.to(self.device)  # each (B, T)
-                _, loss = self.model(x, y)
-                losses.append(loss.item())
-                if step % self.config.report_every == 0:  # the first report comes before anything was learned
-                    self._report(step, self._rate(tokens), losses, on_report)
-                    losses = []
-                step, tokens = step + 1, tokens + y.numel()
-                for group in optimizer.param_groups:
-                    group["lr"] = self._rate(tokens)
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_norm_clip)
-                optimizer.step()
-        self._report(step, self._rate(tokens), losses, on_report)
+        self.model.train()
+        for x, y in islice(batches, self.config.max_steps):
+            x, y = x.to(self.device), y.to(self.device)  # each (B, T)
+            _, loss = self.model(x, y)
+            losses.append(loss.item())
+            if step % self.config.report_every == 0:  # the first report comes before anything was learned
+                self._report(step, self._rate(tokens), losses, on_report)
+                losses = []
+            step, tokens = step + 1, tokens + y.numel()
+            for group in optimizer.param_groups:
+                group["lr"] = self._rate(tokens)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_norm_clip)
+            optimizer.step()
+        self._report(step, self._rate(tokens), losses or [loss.item()], on_report)
 
     @torch.no_grad()
     def evaluate(self, dataset):

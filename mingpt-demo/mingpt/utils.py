@@ -1,5 +1,7 @@
 """What the notebook needs besides model and trainer: a data set of characters, and sampling."""
 
+import math
+
 import torch
 from torch.utils.data import Dataset
 
@@ -38,22 +40,55 @@ class CharDataset(Dataset):
         return "".join(self.itos[int(i)] for i in ids)
 
 
+def hold_out(text, size, block_size):
+    """Cuts a text in two, to train on and to test on; about `size` characters are held out, at its end.
+
+    The cut is made behind a blank line if there is one near by, else behind the end of a line, else between words,
+    else anywhere. Both parts have a window of block_size + 1 characters at least.
+    """
+    least = block_size + 1
+    if len(text) < 2 * least:
+        raise ValueError(
+            f"the text has {len(text)} characters, too few: with block_size {block_size} it takes {2 * least}, "
+            f"a window of {least} to train on and one to test on"
+        )
+    last = len(text) - least  # where the cut can be, at most
+    wanted = min(max(len(text) - size, least), last)
+    for mark in ("\n\n", "\n", " "):
+        near = range(max(least, wanted - size // 2), min(last, wanted + size // 2) + 1)
+        cuts = [cut for cut in near if text.startswith(mark, cut - len(mark))]
+        if cuts:
+            wanted = min(cuts, key=lambda cut: abs(cut - wanted))
+            break
+    return text[:wanted], text[wanted:]
+
+
 @torch.no_grad()
 def sample(model, x, steps, temperature=1.0, sample=False, top_k=None):
     """Continues each row of x by `steps` characters: (B, T) -> (B, T + steps).
 
     sample: draw from the distribution (True) or always take the likeliest character (False).
-    temperature: below 1 the likely characters get likelier, above 1 everything evens out.
+    temperature: below 1 the likely characters get likelier, above 1 everything evens out; 0 takes the likeliest.
     top_k: draw only among the k likeliest characters.
     """
+    if x.size(1) < 1 or steps < 0 or not 0 <= temperature < math.inf or (top_k is not None and top_k < 1):
+        given = f"{x.size(1)} characters, steps={steps}, temperature={temperature}, top_k={top_k}"
+        raise ValueError(f"{given}: at least 1, 0, 0 and 1 are expected")
+    was_training = model.training
     model.eval()
-    for _ in range(steps):
-        logits, _ = model(x[:, -model.config.block_size :])  # (B, T, vocab_size)
-        logits = logits[:, -1, :] / temperature  # (B, vocab_size): only the last position's guess is new
-        if top_k is not None:
-            worst_kept = logits.topk(top_k).values[:, -1:]  # (B, 1)
-            logits = logits.masked_fill(logits < worst_kept, float("-inf"))
-        probs = logits.softmax(dim=-1)  # (B, vocab_size)
-        chosen = torch.multinomial(probs, 1) if sample else probs.argmax(dim=-1, keepdim=True)  # (B, 1)
-        x = torch.cat([x, chosen], dim=1)  # (B, T + 1)
+    try:
+        for _ in range(steps):
+            logits, _ = model(x[:, -model.config.block_size :])  # (B, T, vocab_size)
+            logits = logits[:, -1, :]  # (B, vocab_size): only the last position's guess is new
+            if sample and temperature > 0:
+                if top_k is not None:
+                    worst_kept = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]  # (B, 1)
+                    logits = logits.masked_fill(logits < worst_kept, float("-inf"))
+                probs = (logits / temperature).softmax(dim=-1)  # (B, vocab_size)
+                chosen = torch.multinomial(probs, 1)  # (B, 1)
+            else:
+                chosen = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
+            x = torch.cat([x, chosen], dim=1)  # (B, T + 1)
+    finally:
+        model.train(was_training)
     return x

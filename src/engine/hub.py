@@ -1,7 +1,8 @@
-"""What surrounds asking a model of Hugging Face's: flags, finding and loading it, a record that survives interruption."""
+"""Around a model from Hugging Face: flags, finding and loading it, a record of replies that survives interruption."""
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -10,8 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 from engine.files import check_writable
 from engine.machine import pick_device, pick_precision
@@ -19,15 +20,26 @@ from utils import UserError, write_text
 
 FLAGS: dict[str, dict[str, Any]] = {
     "gguf_file": {"help": "GGUF file in the model's folder or repository, or the path of one"},
-    "device": {"default": "auto", "help": "auto, cpu, cuda, cuda:N or mps"},
-    "precision": {"default": "auto", "choices": ["auto", "float32", "bfloat16"], "help": "auto: float32 on a CPU"},
+    "device": {"default": "auto", "help": "auto, cpu, cuda, cuda:N or mps (default: %(default)s)"},
+    "precision": {
+        "default": "auto",
+        "choices": ["auto", "float32", "bfloat16"],
+        "help": "auto: float32 on a CPU (default: %(default)s)",
+    },
+    "eval_corpus_path": {"default": "birth_dev.tsv", "help": "the questions (default: %(default)s)"},
     "limit": {"type": int, "help": "ask the first LIMIT questions only"},
-    "batch_size": {"type": int, "default": 32, "help": "questions at once"},
+    "batch_size": {"type": int, "default": 50, "help": "questions at once (default: %(default)s)"},
     "max_new_tokens": {"type": int, "help": "longest reply (default: 64; 1024 if it thinks first)"},
-    "outputs_dir": {"default": ".", "help": "folder of records and predictions"},
-    "data": {"default": "own", "choices": ["own", "course"], "help": "label in the results: whose questions"},
+    "restart": {"action": "store_true", "help": "ask again what is on record"},
+    "outputs_dir": {"default": ".", "help": "folder of records and predictions (default: %(default)s)"},
+    "data": {
+        "default": "own",
+        "choices": ["own", "course"],
+        "help": "label in the results: whose questions (default: %(default)s)",
+    },
     "results_path": {"help": "folder of results (default: expt/results; with --limit: none)"},
 }
+encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, example: str) -> argparse.Namespace:
@@ -37,15 +49,11 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, example: 
         UserError: naming the flag.
     """
     for flag, keywords in FLAGS.items():
-        default = " (default: %(default)s)" if "default" in keywords else ""
-        parser.add_argument(f"--{flag}", **keywords | {"help": keywords["help"] + default})
-    parser.add_argument("--restart", action="store_true", help="ask again what is on record")
+        parser.add_argument(f"--{flag}", **keywords)
     args = parser.parse_args(argv)
     for flag in ("limit", "batch_size", "max_new_tokens"):
-        value = getattr(args, flag)
-        if value is not None and value < 1:
+        if (value := getattr(args, flag)) is not None and value < 1:
             raise UserError(f"--{flag} {value}: at least 1 is expected")
-    check_writable(Path(args.outputs_dir) / "modern_llm.jsonl")
     args.results_path = args.results_path or (None if args.limit else "expt/results")
     path = Path(args.results_path or ".").absolute()
     there = next(p for p in (path, *path.parents) if p.exists())
@@ -59,54 +67,40 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, example: 
 
 
 def locate(model: str | None, gguf_file: str | None, example: str) -> tuple[str, str | None, str]:
-    """Where the weights are: (hub id or folder, GGUF file in it or None, name for files and results).
-
-    Raises:
-        UserError: a local path without what it should hold.
-    """
-    if model and model.endswith(".gguf") and gguf_file is None:
+    """(Hub id or folder, GGUF file in it or None, name for results); a UserError for a local path without a model."""
+    if gguf_file is None and model and model.endswith(".gguf"):
         model, gguf_file = None, model
     if model is None and gguf_file is not None:
         model, gguf_file = str(Path(gguf_file).parent), Path(gguf_file).name
-    model = model or example
-    folder, name = Path(model), Path(gguf_file or model).stem
+    folder = Path(model := model or example)
     if not folder.is_dir():
         if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
             raise UserError(f"{model}: no such folder; give a folder with a model in it, or an id like {example}")
-        return model, gguf_file, name if gguf_file else model
-    if gguf_file is not None:
-        if not (folder / gguf_file).is_file():
-            raise UserError(f"{folder / gguf_file}: no such file; 'make llm-model' fetches one, see the README")
-        return model, gguf_file, name
-    if not (folder / "config.json").is_file():
+    elif gguf_file and not (folder / gguf_file).is_file():
+        raise UserError(f"{folder / gguf_file}: no such file; 'make llm-model' fetches one, see the README")
+    elif not gguf_file and not (folder / "config.json").is_file():
         held = sorted(path.name for path in folder.glob("*.gguf"))
         hint = f"say --gguf_file {held[0]}" if held else "a folder as save_pretrained writes it is expected"
         raise UserError(f"{model}: has no config.json; {hint}")
-    return model, None, folder.resolve().name
+    name = folder.resolve().name if folder.is_dir() else model
+    return model, gguf_file, Path(gguf_file).stem if gguf_file else name
 
 
 def hub_answers() -> bool:
     """Whether the hub can be reached, found out in seconds (transformers itself tries for a minute)."""
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return True
-    host = re.sub(r"^https?://", "", os.environ.get("HF_ENDPOINT") or "huggingface.co").split("/")[0]
-    name, _, port = host.partition(":")
-    with contextlib.suppress(OSError):
-        socket.create_connection((name, int(port or 443)), timeout=5).close()
+    url = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    with contextlib.suppress(OSError), socket.create_connection((url.hostname, url.port or 443), timeout=5):
         return True
     return False
 
 
 @contextlib.contextmanager
-def loading(source: str) -> Iterator[ModuleType]:
-    """transformers, to load a model with.
-
-    Raises:
-        UserError: a package or the weights are missing, saying what to do.
-    """
+def loading(source: str) -> Iterator[Any]:
+    """transformers, to load a model with; what it raises becomes a UserError that says what to do."""
     if not Path(source).is_dir() and not hub_answers():
         os.environ["HF_HUB_OFFLINE"] = "1"  # what was downloaded earlier is still found
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         import transformers
     except ImportError as error:
@@ -128,8 +122,7 @@ def what_to_do(source: str, error: Exception) -> str:
     if Path(source).is_dir():
         return f"{source}: holds no model that can be read ({type(error).__name__}: {said[:150]})"
     if re.search(r"gated|\b401\b|\b403\b|awaiting a review|restricted", said):
-        page = f"https://huggingface.co/{source}"
-        return f"{source}: is gated; accept its licence at {page}, then set HF_TOKEN to a token of yours"
+        return f"{source}: is gated; accept its licence at https://huggingface.co/{source}, then set HF_TOKEN to yours"
     if isinstance(error, OSError):
         token = "; Llama is gated and needs HF_TOKEN too" if source.startswith("meta-llama/") else ""
         return (
@@ -140,16 +133,10 @@ def what_to_do(source: str, error: Exception) -> str:
 
 
 def prepare(source: str, tokenizer: Any, model: Any) -> int:
-    """Give tokenizer and model the padding and the ends of a reply; returns the most tokens that a reply may have.
-
-    Raises:
-        UserError: the model was not tuned to chat.
-    """
-    template = str(tokenizer.chat_template or "")
-    if not template:
+    """Set padding and the ends of a reply; returns the most tokens that a reply may have. UserError: it cannot chat."""
+    if not (template := str(tokenizer.chat_template or "")):
         raise UserError(f"{source}: has no chat template; use a model that was tuned for instructions")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     config = model.generation_config
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     config.eos_token_id = sorted({tokenizer.eos_token_id, *ends} - {None})
@@ -158,61 +145,46 @@ def prepare(source: str, tokenizer: Any, model: Any) -> int:
 
 
 class Record:
-    """Replies in a file, STEM.jsonl: a line of settings, then a line a reply; compared answers in STEM.predictions.
+    """Replies in STEM.jsonl: a line of settings, then a line a reply. A UserError if the settings there differ."""
 
-    Raises:
-        UserError: the file is of a run with other settings, naming one.
-    """
-
-    def __init__(self, args: argparse.Namespace, prompt: str, template: str, settings: dict[str, Any]):
-        stem = Path(args.outputs_dir) / f"modern_llm.{args.name.replace('/', '_')}.{prompt}.{template}"
-        self.path, self.predictions = Path(f"{stem}.jsonl"), Path(f"{stem}.predictions")
-        self.title, self.size, self.known = f"{prompt}, {template}", args.batch_size, {}
-        self.settings = {"model": args.name, "precision": args.precision, "max_new_tokens": args.max_new_tokens}
-        self.settings |= settings
+    def __init__(self, stem: Path, settings: dict[str, Any], restart: bool):
+        self.path, self.settings, self.known = Path(f"{stem}.jsonl"), settings, {}
         check_writable(self.path)
-        if self.path.exists() and not args.restart:
-            self.read()
-
-    def read(self) -> None:
-        """Take what is there; a last line that was cut off is passed over."""
+        if restart or not self.path.exists():
+            return
         lines = []
         for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError):  # the last one may have been cut off
                 lines.append(json.loads(line))
         if not lines or not isinstance(lines[0], dict) or "settings" not in lines[0]:
             raise UserError(f"{self.path}: is no record of this program; move it away")
-        held = lines[0]["settings"]
-        for name, value in self.settings.items():
-            if held.get(name) != value:
+        for name, value in settings.items():
+            if (held := lines[0]["settings"].get(name)) != value:
                 raise UserError(
-                    f"{self.path}: belongs to a run with another {name} ({held.get(name)}, not {value}); "
+                    f"{self.path}: belongs to a run with another {name} ({held}, not {value}); "
                     "say --restart to overwrite it, or choose another --outputs_dir"
                 )
-        self.settings, self.known = held, {line["question"]: line["raw"] for line in lines[1:]}
+        self.settings, self.known = lines[0]["settings"], {line["question"]: line["raw"] for line in lines[1:]}
 
-    def replies(self, messages: Sequence[str], load: Callable[[], Any]) -> list[str]:
-        """A reply to each message; those that are not on record are asked for, and written batch by batch."""
+    def replies(self, messages: Sequence[str], load: Callable[[], Any], size: int, title: str) -> list[str]:
+        """A reply to each message; those that are not on record are asked for, and written `size` at a time."""
         left = [i for i in range(len(messages)) if i not in self.known]
         if left:
             chat = load()
-            print(f"the first prompt of {self.title}: {chat.prompt(messages[0])!r}")
+            print(f"the first prompt of {title}: {chat.prompt(messages[0])!r}")
             self.settings |= {"parameters": chat.parameters, "new_tokens": chat.new_tokens}
             self.write([])
-        for start in range(0, len(left), self.size):
-            batch, began = left[start : start + self.size], time.monotonic()
-            new = dict(zip(batch, chat.reply([messages[i] for i in batch]), strict=True))
+        for start in range(0, len(left), size):
+            batch, began = left[start : start + size], time.monotonic()
+            self.known |= zip(batch, chat.reply([messages[i] for i in batch]), strict=True)
             with open(self.path, "a", encoding="utf-8") as file:
-                file.writelines(json.dumps({"question": i, "raw": new[i]}, ensure_ascii=False) + "\n" for i in batch)
-            self.known |= new
-            done, seconds = start + len(batch), time.monotonic() - began
-            to_go = (len(left) - done) * seconds / len(batch)
-            print(f"{self.title}: {done} of {len(left)} questions, about {to_go:.0f} s left", flush=True)
+                file.writelines(encode({"question": i, "raw": self.known[i]}) + "\n" for i in batch)
+            to_go, pace = len(left) - start - len(batch), (time.monotonic() - began) / len(batch)
+            print(f"{title}: {len(left) - to_go} of {len(left)} questions, about {to_go * pace:.0f} s left", flush=True)
         return [self.known[i] for i in range(len(messages))]
 
     def write(self, scored: Sequence[dict[str, Any]]) -> None:
         """Write the file whole, with what is known of the first replies."""
-        lines: list[dict[str, Any]] = [{"settings": self.settings}]
-        for i, raw in sorted(self.known.items()):
-            lines.append({"question": i, "raw": raw} | (scored[i] if i < len(scored) else {}))
-        write_text(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        known = itertools.zip_longest(sorted(self.known.items()), scored, fillvalue={})
+        lines = [{"question": i, "raw": raw} | note for (i, raw), note in known]
+        write_text(self.path, "".join(encode(line) + "\n" for line in [{"settings": self.settings}, *lines]))

@@ -1,4 +1,4 @@
-"""A training with all that makes it comfortable: recipe, machine, progress, logs, checkpoints, a stamp in the result."""
+"""A training with all that makes it comfortable: recipe, machine, progress, logs, checkpoints, a stamp."""
 
 import argparse
 import contextlib
@@ -66,7 +66,7 @@ def train(
     recipe = RECIPES[args.recipe]
     phase = recipe.phase(args.function, from_scratch=args.reading_params_path is None)
     dataset, config = adapt(recipe, phase, documents, dataset, config)
-    settings = settings_of(args, recipe, phase, config)
+    settings = settings_of(args, recipe, phase, config) | {"dropout": model.drop.p}
     path = checkpoint_path(args.writing_params_path)
     for written in (path, args.writing_params_path):
         remove_scraps(written)
@@ -135,7 +135,6 @@ def settings_of(args: argparse.Namespace, recipe: Recipe, phase: Phase, config: 
         "pairs": fingerprint(read_text(args.finetune_corpus_path)) if args.function == "finetune" else None,
         "from": fingerprint(Path(start).read_bytes()) if start else None,
         "spans": f"{recipe.spans}" if recipe.spans else None,
-        "dropout": args.dropout,
         "muon_lr": phase.muon_lr,
         "with_documents": phase.with_documents,
         "precision": None if args.precision == "auto" else args.precision,
@@ -184,8 +183,8 @@ def run(args: argparse.Namespace, trainer: Trainer, settings: dict[str, Any], ch
     folder = log_folder(args)
     if has_log(folder) and not trainer.step:
         print(
-            f"note: {folder} has the log of an earlier run, and TensorBoard will draw both as one curve; --tb_expt_name "
-            "names this one"
+            f"note: {folder} has the log of an earlier run, and TensorBoard will draw both as one curve; "
+            "--tb_expt_name names this one"
         )
     progress, watch = Progress(), Divergence()
     keeper = Checkpoints(lambda s: save_checkpoint(checkpoint, s, settings), args.checkpoint_minutes or 5.0, watch)

@@ -1,10 +1,10 @@
-"""Questions in several wordings, and whether two wordings differ in more than luck."""
+"""Questions in several wordings, intervals of accuracies, and whether two of them differ in more than luck."""
 
 import re
 from collections.abc import Sequence
 from math import comb
 
-from utils import UserError, read_pairs, wilson_interval
+from utils import UserError, read_pairs
 
 ORIGINAL = "Where was NAME born?"
 REWORDED = "What is the birthplace of NAME?"
@@ -65,7 +65,53 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, fl
     return only_first, only_second, min(1.0, 2 * tail / 2**n)
 
 
+def wilson_interval(correct: float, total: float, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927), both ends in 0 .. 1."""
+    share = correct / total
+    centre = share + z * z / (2 * total)
+    spread = z * ((share * (1 - share) + z * z / (4 * total)) / total) ** 0.5
+    low, high = (centre - spread) / (1 + z * z / total), (centre + spread) / (1 + z * z / total)
+    return max(0.0, low), min(1.0, high)
+
+
 def share(correct: int, total: int) -> str:
     """An accuracy with its 95 % interval."""
     low, high = wilson_interval(correct, total)
     return f"{correct} of {total}, {correct / total:.1%} (95 % interval {low:.1%} to {high:.1%})"
+
+
+def compared(before: Sequence[bool], after: Sequence[bool]) -> dict[str, float]:
+    """Accuracies of the original and of the new wording, and McNemar's test on their difference."""
+    lost, won, p = mcnemar(before, after)
+    shares = {"original": sum(before) / len(before), "reworded": sum(after) / len(after), "n": len(before)}
+    return shares | {"only_original": lost, "only_reworded": won, "p_mcnemar": float(f"{p:.3g}")}
+
+
+def comparison(before: Sequence[bool], after: Sequence[bool]) -> str:
+    """The same in words."""
+    lost, won, p = mcnemar(before, after)
+    return (
+        f'original wording, "{ORIGINAL}": {share(sum(before), len(before))}\n'
+        f'reworded, "{REWORDED}": {share(sum(after), len(after))}\n'
+        f"right in the original wording alone: {lost}, in the new one alone: {won}; McNemar's exact p = {p:.2g}"
+    )
+
+
+def changes(names: list[str], predictions: dict[str, list[str]], right: dict[str, list[bool]]) -> str:
+    """What other wordings than the original change: every answer of the new one, and a row a further wording.
+
+    Args:
+        names: asked for.
+        predictions, right: by wording, in the order of the names; nothing is known to be right without answers.
+    """
+    before, after = predictions[ORIGINAL], predictions[REWORDED]
+    changed = [i for i in range(len(names)) if before[i] != after[i]]
+    lines = [f"answers that changed, {len(changed)} of {len(names)} (+ now right, - no longer right):"]
+    for i in changed:
+        gain = right[REWORDED][i] - right[ORIGINAL][i] if right else 0
+        lines.append(f"  {'- +'[gain + 1]} {names[i]}: {before[i]} -> {after[i]}")
+    for wording in predictions if len(predictions) > 2 else ():
+        differ = sum(a != b for a, b in zip(before, predictions[wording], strict=True))
+        accuracy = share(sum(right[wording]), len(names)) if right else "no answers to compare with"
+        lines.append(f"{wording:31}  {differ:>3} changed  {accuracy}")
+    return "\n".join(lines)

@@ -1,0 +1,299 @@
+"""The rules of the house: two floors, a ground floor that works alone, one loop, and other people's code beside it."""
+
+import ast
+import random
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from batches import mixed
+from dataset import CharCorruptionDataset, NameDataset
+from engine.answers import continue_rows
+from engine.checkpoints import save_params
+from engine.machine import quicken
+from engine.targets import Aim, Cut, Excerpts, Spans, Together
+from helpers import SRC, Program, invent_people, tiny_model
+from model import GPT, GPTConfig
+from reference import contract_shapes, relative
+from trainer import Trainer, TrainerConfig
+from utils import sample
+
+GROUND, ENGINE = sorted(SRC.glob("*.py")), sorted((SRC / "engine").rglob("*.py"))
+HOMEWORK = {"dataset", "batches", "attention", "model", "models", "trainer", "utils"}
+
+
+def parsed(path: Path) -> tuple[int, list[ast.AST]]:
+    """Lines of a file, and the nodes of its syntax tree."""
+    text = path.read_text(encoding="utf-8")
+    return len(text.splitlines()), list(ast.walk(ast.parse(text)))
+
+
+def test_homework_imports_nothing_from_the_engine_room():
+    """Rule 1: what the homework's modules import of this project is one another; no name stands on both floors."""
+    ground, engine = ({path.stem for path in floor} for floor in (GROUND, ENGINE))
+    for module in HOMEWORK:
+        nodes = parsed(SRC / f"{module}.py")[1]
+        names = [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
+        names += ["." * node.level + (node.module or "") for node in nodes if isinstance(node, ast.ImportFrom)]
+        assert {name.split(".")[0] for name in names} & (ground | engine | {"engine", ""}) <= HOMEWORK, module
+    assert "__init__" in engine and not ground & engine
+
+
+def test_files_and_functions_are_short():
+    """No file over 300 lines, no function over 50; 1,300 lines on the ground floor and 1,700 in the engine room."""
+    sizes = {path: parsed(path)[0] for path in GROUND + ENGINE}
+    functions = [(path.name, n) for path in sizes for n in parsed(path)[1] if isinstance(n, ast.FunctionDef)]
+    long = {f"{file} {n.name}": size for file, n in functions if (size := n.end_lineno - n.lineno + 1) > 50}
+    long |= {path.name: size for path, size in sizes.items() if size > 300}
+    floors = {"ground floor": (GROUND, 1300), "engine room": (ENGINE, 1700)}
+    long |= {name: size for name, (floor, most) in floors.items() if (size := sum(sizes[p] for p in floor)) > most}
+    assert not long
+
+
+# Rule 2, in a process that has no engine.
+ALONE = """
+import importlib.util, random
+import torch
+from trainer import Trainer, TrainerConfig
+from utils import sample
+
+assert importlib.util.find_spec("engine") is None
+
+class Counting(torch.utils.data.Dataset):
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, i):
+        s = torch.arange(7).add(random.randint(0, 8)) % 9 + 1
+        return s[:-1], s[1:].masked_fill(torch.arange(6) >= random.randint(1, 6), 0)
+
+class Bigrams(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(10, 10)
+
+    def get_block_size(self):
+        return 6
+
+    def forward(self, idx, targets=None):
+        assert idx.size(1) <= 6
+        logits, loss = self.table(idx), None
+        if targets is not None:
+            loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=0)
+        return logits, loss
+
+for settings in ({}, {"micro_rows": 4, "precision": "bfloat16", "num_workers": 1}):
+    model, config = Bigrams(), TrainerConfig(max_epochs=30, batch_size=10, learning_rate=0.2, **settings)
+    Trainer(model, Counting(), Counting(), config).train()
+    print(sample(model, torch.tensor([[7], [1]]), 10).tolist())
+"""
+
+
+def test_ground_floor_works_without_the_engine_room(program: Program, monkeypatch):
+    """Rule 2: a copy of src/ without engine/ trains any model on any dataset, and samples from it."""
+    shutil.copytree(SRC, program.folder / "src", ignore=shutil.ignore_patterns("engine", "__pycache__"))
+    monkeypatch.setenv("PYTHONPATH", str(program.folder / "src"))
+    printed = program.ok(script=program.write("alone.py", ALONE)).stdout
+    assert printed == 2 * "[[7, 8, 9, 1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2]]\n"
+
+
+@pytest.mark.parametrize("rope", [False, True], ids=["vanilla", "rope"])
+@pytest.mark.parametrize("precision, tolerance", [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_micro_batches_are_the_whole_batch(rope, precision, tolerance):
+    """Rule 3: loss and the gradient of every tensor are those of the plain path, however rows are grouped."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(40, 128, 4, 8, 64, rope, embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0))
+    # targets are many or few, early or late; one row has none
+    ranges = [(0, 128), (0, 1), (90, 127), (5, 9), (0, 64), (30, 33), (2, 9), (2, 17), (2, 25), (100, 101), (40, 40)]
+    (start, end), place = torch.tensor(ranges).T[:, :, None], torch.arange(128)
+    s = torch.randint(1, 40, (len(ranges), 129))
+    x, y = s[:, :-1].masked_fill(place >= end, 0), s[:, 1:].masked_fill((place < start) | (place >= end), 0)
+
+    def computed(**settings) -> tuple[float, list[Tensor]]:
+        model.zero_grad()
+        trainer = Trainer(model, list(zip(x, y, strict=True)), None, TrainerConfig(**settings))
+        return trainer.forward(x, y, int((y != 0).sum()), backward=True), [p.grad for p in model.parameters()]
+
+    loss, gradients = computed()
+    for micro_rows in (None, 1, 5, 16):
+        got, found = computed(micro_rows=micro_rows, precision=precision)
+        assert got == pytest.approx(loss, rel=tolerance)
+        assert (1e-4 if precision == "bfloat16" else -1) < max(map(relative, found, gradients)) < tolerance
+
+
+@pytest.mark.parametrize("stop", [1, -1])
+def test_answers_in_groups_are_those_one_by_one(tiny, stop):
+    """Greedy answers to prompts shorter than the block, and longer, are utils.sample's, in groups of any size."""
+    model, generator = tiny_model(rope=tiny.rope).eval(), torch.Generator().manual_seed(0)
+    prompts = [torch.randint(0, 11, (1 + 7 * i % 37,), generator=generator).tolist() for i in range(66)]
+    alone = [sample(model, torch.tensor([prompt]), 32)[0, len(prompt) :].tolist() for prompt in prompts]
+    alone = [row[: row.index(stop) + 1] if stop in row else row for row in alone]
+    assert len(set(map(tuple, alone))) > 10 and (stop == -1 or len(set(map(len, alone))) > 5)
+    for rows in (1, 3, 64):
+        assert continue_rows(model, prompts, 32, stop, rows) == alone
+
+
+@pytest.fixture(params=["documents", "pairs", "spans", "excerpts", "together"])
+def data(request):
+    """Every kind of dataset, on 40 invented people."""
+    people = invent_people(40, unseen=5)
+    documents = CharCorruptionDataset(people.corpus, 48)
+    spans, pairs = Spans(documents, Aim(cut_behind=0.2)), NameDataset(documents, people.pairs)
+    excerpts = Excerpts(documents, Cut())
+    return {"together": Together(pairs, spans)}.get(request.param) or locals()[request.param]
+
+
+def random_states() -> tuple:
+    """The global sources of random numbers."""
+    states = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()
+    return tuple(map(hash, states))
+
+
+def test_examples_depend_on_seed_epoch_and_index_alone(data):
+    """Batches of 1 and of 128, workers, processes, a run that goes on: the same rows; each is dataset[i] from `random`.
+
+    Bug: a last batch of one row left nothing for the second process, which ended in a ValueError.
+    """
+
+    def stream(batch_size: int, workers: int = 0, done: int = 0, rank: int = 0, world: int = 1) -> list[list]:
+        settings = {"max_epochs": 3, "batch_size": batch_size, "num_workers": workers, "seed": 5}
+        trainer = Trainer(tiny_model(), data, None, TrainerConfig(**settings))
+        trainer.step, trainer.rank, trainer.world = done, rank, world
+        return torch.cat([torch.stack(batch, 1) for batch in trainer.batches()]).tolist()
+
+    whole, n = stream(1), len(data)
+    for epoch in range(3):
+        found, wanted = whole[epoch * n : epoch * n + n], []
+        for i in range(n):
+            np.random.seed(i)
+            torch.manual_seed(i)
+            random.seed(mixed(5, epoch, i))
+            wanted.append(torch.stack(data[i]).tolist())
+        assert sorted(found) == sorted(wanted) and found != wanted
+    for other in (stream(128), stream(128, workers=2), stream(7, workers=2)):
+        assert other == whole
+    assert stream(1, done=n + 9) == whole[n + 9 :] and stream(128, workers=2, done=2) == whole[2 * n :]
+    assert sorted(stream(17, rank=0, world=2) + stream(17, rank=1, world=2)) == sorted(whole)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_random_states_stay_as_they_were(data, workers):
+    """Examples draw from `random` alone; who trains amid something else, or fails to, draws then what he would have."""
+    model, config = tiny_model(vocab_size=60, block_size=48, resid_pdrop=0.1), {"max_epochs": 1, "num_workers": workers}
+    quicken(model)
+    before = random_states()
+    Trainer(model, data, data, TrainerConfig(batch_size=32, micro_rows=5, **config)).train()
+    with pytest.raises(KeyError):
+        Trainer(model, {"some": "example"}, None, TrainerConfig(**config)).train()
+    assert random_states() == before
+    assert data[0] and random_states()[1:] == before[1:]
+
+
+def train_as(rank: int, world: int, folder: Path) -> None:
+    """Train as one of several processes; the first writes down what came out."""
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    documents = CharCorruptionDataset("".join(f"{a} was born in {a.upper()}.\n" for a in "abcdefghij"), 24)
+    model = tiny_model(vocab_size=documents.vocab_size).double()
+    trainer = Trainer(model, documents, documents, TrainerConfig(max_epochs=2, batch_size=4, micro_rows=1))
+    trainer.train()
+    lengths = [p.detach().norm() for name, p in model.named_parameters() if not name.endswith("qkv.bias")]
+    numbers = [trainer.tokens, trainer.positions, trainer.test_loss, *trainer.losses, *lengths]
+    torch.save(torch.tensor(numbers, dtype=torch.float64), folder / f"{rank} of {world}")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def test_two_processes_are_one(tmp_path):
+    """Each takes its share of every batch; counts, losses and parameters (keys' biases apart) are those of one."""
+    train_as(0, 1, tmp_path)
+    torch.multiprocessing.spawn(train_as, (2, tmp_path), 2)
+    for rank in (0, 1):
+        got, wanted = torch.load(tmp_path / f"{rank} of 2"), torch.load(tmp_path / "0 of 1")
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=0.0)
+
+
+def test_parameter_file_is_the_state_dict(tiny, tmp_path):
+    """Rule 6: a file has the contract's entries and no other, and a model of other code takes it with strict=True."""
+    handout = GPTConfig(90, 128, n_layer=4, n_head=8, n_embd=256, rope=tiny.rope)
+    for config, model in ((tiny, tiny_model(rope=tiny.rope)), (handout, GPT(GPTConfig(90, 128, rope=tiny.rope)))):
+        save_params(tmp_path / "params", model, {"vocabulary": "any"})
+        state = torch.load(tmp_path / "params", weights_only=True)
+        assert {name: tuple(value.shape) for name, value in state.items()} == contract_shapes(config)
+        other = GPT(config)
+        other.load_state_dict(state, strict=True)
+        assert torch.equal(other.eval()(torch.arange(9)[None])[0], model.eval()(torch.arange(9)[None])[0])
+
+
+COURSE = r"""
+import argparse
+import torch
+from torch.utils.tensorboard import SummaryWriter
+import dataset, models, trainer, utils
+
+argp = argparse.ArgumentParser()
+for name in ("function", "variant", "pretrain_corpus_path"):
+    argp.add_argument(name)
+for name in ("reading_params", "writing_params", "finetune_corpus", "eval_corpus", "outputs"):
+    argp.add_argument(f"--{name}_path")
+args = argp.parse_args()
+utils.set_seed(0)
+pretrain_dataset = dataset.CharCorruptionDataset(open(args.pretrain_corpus_path, encoding="utf-8").read(), 48)
+mconf = models.GPTConfig(pretrain_dataset.vocab_size, pretrain_dataset.block_size, n_layer=2, n_head=4, n_embd=32)
+if args.variant == "rope":
+    mconf.rope = True
+model = models.GPT(mconf)
+if args.reading_params_path:
+    model.load_state_dict(torch.load(args.reading_params_path))
+if args.function == "evaluate":
+    predictions = []
+    for line in open(args.eval_corpus_path, encoding="utf-8"):
+        x = line.split("\t")[0] + "⁇"
+        x = torch.tensor([pretrain_dataset.stoi[s] for s in x], dtype=torch.long)[None, ...]
+        pred = utils.sample(model, x, 32, sample=False)[0]
+        completion = "".join([pretrain_dataset.itos[int(i)] for i in pred])
+        predictions.append(completion.split("⁇")[1])
+    open(args.outputs_path, "w", encoding="utf-8").write("".join(pred + "\n" for pred in predictions))
+    total, correct = utils.evaluate_places(args.eval_corpus_path, predictions)
+    print(f"Correct: {correct} out of {total}: {correct / total * 100}%")
+else:
+    train_dataset, epochs = pretrain_dataset, 12
+    if args.function == "finetune":
+        train_dataset = dataset.NameDataset(pretrain_dataset, open(args.finetune_corpus_path, encoding="utf-8").read())
+        epochs = 3
+    tconf = trainer.TrainerConfig(
+        max_epochs=epochs, batch_size=8, learning_rate=6e-3, lr_decay=True, warmup_tokens=512 * 20,
+        final_tokens=200 * len(pretrain_dataset) * 48, num_workers=2, writer=SummaryWriter("expt"), ckpt_path="ckpt",
+    )
+    trainer.Trainer(model, train_dataset, None, tconf).train()
+    torch.save(model.state_dict(), args.writing_params_path)
+"""
+
+
+@pytest.mark.parametrize("variant", ["vanilla", "rope"])
+def test_run_py_of_the_course_works_beside_ours(program: Program, monkeypatch, variant):
+    """A run.py as students fill in the starter trains and answers; ours answers the same for its parameters."""
+    monkeypatch.setenv("PYTHONPATH", str(SRC))
+    theirs, corpus = program.write("course.py", COURSE), (variant, "corpus.txt")
+    program.people(invent_people(60, unseen=30))
+    program.ok("pretrain", *corpus, "--writing_params_path", "pretrained", script=theirs)
+    files = ("--reading_params_path", "pretrained", "--writing_params_path", "params")
+    program.ok("finetune", *corpus, *files, "--finetune_corpus_path", "pairs.tsv", script=theirs)
+    saved, params = (torch.load(program.folder / name) for name in ("ckpt", "params"))
+    assert all(torch.equal(saved[name], params[name]) for name in params)
+    assert list((program.folder / "expt").glob("events*"))
+    found, size = [], ("--n_layer", 2, "--n_head", 4, "--n_embd", 32, "--block_size", 48)
+    for name, script, more in (("theirs", theirs, ()), ("ours", "run.py", size)):
+        files = ("--reading_params_path", "params", "--eval_corpus_path", "unseen.tsv", "--outputs_path", name)
+        said = program.ok("evaluate", *corpus, *files, *more, script=script).stdout
+        answers = (program.folder / name).read_text(encoding="utf-8").splitlines()
+        found.append((re.search("Correct: (.*) out of (.*):", said).groups(), answers))
+    assert found[0] == found[1]
+    assert len(answers) == 30 and len(set(answers)) > 5
