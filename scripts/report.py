@@ -13,6 +13,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,11 +21,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from engine.files import add_row, read_rows  # noqa: E402
 from engine.recipes import MAIN_RECIPE  # noqa: E402
-from engine.wordings import (  # noqa: E402
-    ORIGINAL,
-    REWORDED,
-    wilson_interval,
-)
+from engine.wordings import ORIGINAL, REWORDED, wilson_interval  # noqa: E402
 from modern_llm import LISTED  # noqa: E402
 from utils import UserError, atomic_write, cli, write_text  # noqa: E402
 
@@ -138,9 +135,9 @@ def markdown(heads: Sequence[str], lines: list[list]) -> str:
 # ---------------------------------------------------------------- the homework's models
 
 # The columns of tables: what is told of rows that differ in the seed alone.
+PLAIN = ("model", "data", "variant", "recipe", "epochs", "change")
 COLUMNS: dict[str, Callable[[list[dict]], str]] = {
-    **{name: lambda rows, name=name: str(rows[0][name]) for name in ("model", "data", "variant", "recipe")},
-    **{name: lambda rows, name=name: str(rows[0][name]) for name in ("epochs", "change")},
+    **{name: lambda rows, name=name: str(rows[0][name]) for name in PLAIN},
     "seeds": lambda rows: " ".join(str(row["seed"]) for row in rows),
     "dev (95 %)": mean_percent,
     "95 % over seeds": over_seeds,
@@ -225,11 +222,9 @@ def recall_table(rows: list[dict], keys: Sequence[str]) -> str:
     return table(groups, (*runs, *SEEDS, "minutes (plain step)", "loss", "hardware"))
 
 
-def bins(
-    rows: list[dict], edges: Sequence[int] = (0, 1, 4, 8, 12, 16, 20, 25, 30, 40, 60, 100, 200)
-) -> Iterator[tuple]:
+def bins(rows: list[dict]) -> Iterator[tuple[str, float, float, int]]:
     """(what it holds, mean, share right, questions) of the ranges of exposures that hold any, all seeds together."""
-    for start, stop in zip(edges, (*edges[1:], 10**9), strict=True):
+    for start, stop in pairwise((0, 1, 4, 8, 12, 16, 20, 25, 30, 40, 60, 100, 200, 10**9)):
         if part := [one for row in rows for one in row["asked"] if start <= one[0] < stop]:
             times, counts, right = zip(*part, strict=True)
             n, low, high = sum(counts), min(times), max(times)
@@ -529,13 +524,12 @@ def draw_lines(path: Path, lines: list[Line], labels: tuple[str, str], log: str 
                 axis.set_major_formatter("{x:g}")
         if "y" not in log:
             panel.set_ylim(bottom=0)
-        taken = float("-inf")  # in points: the names' heights are those of the ends, but apart
+        furthest, taken = max(end[1] for end in ends), float("-inf")
         for y, x, name, colour in sorted(ends):
             height = panel.transData.transform((x, y))[1] * 72 / figure.dpi
-            taken = max(height, taken + 11)
+            taken = max(height, taken + 11)  # in points: as high as the end, but apart from other names
             style = {"textcoords": "offset points", "va": "center", "fontsize": 8, "color": colour}
-            style |= {"bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}}
-            panel.annotate(name, (x, y), (8, taken - height), **style)
+            panel.annotate(name, (x if log else furthest, y), (8, taken - height), **style)
         panel.tick_params(labelsize=8)
         panel.set_title(title, fontsize=10)
         panel.set_xlabel(labels[0])

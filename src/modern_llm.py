@@ -50,10 +50,10 @@ class Chat:
 
     def prompt(self, message: str) -> str:
         """The text that the model gets for a user message. Some templates add a system message; it stays."""
-        turns, date = [{"role": "user", "content": message}], "26 Jul 2024"  # Llama 3.2 is told today's otherwise
-        return self.tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False, date_string=date
-        )
+        turns = [{"role": "user", "content": message}]
+        # for Qwen3, which thinks aloud first, and for Llama 3.2, which is told today's date
+        extra = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **extra)
 
     def reply(self, messages: list[str]) -> list[str]:
         """Greedy replies to several messages, in one batch that is padded on the left."""

@@ -120,8 +120,7 @@ def test_rope_is_a_rotation():
 def test_rope_cache_is_built_for_a_head():
     """The cache turns vectors of one head.
 
-    A known bug of public solutions built it for n_embd; the first pairs of it fit the head's size without an
-    error, with frequencies that hardly differ, and the model trained and scored badly.
+    Bug of public solutions: built for n_embd, its first pairs fit a head without an error, and the model scored badly.
     """
     layer = CausalSelfAttention(tiny_config(rope=True, n_embd=32, n_head=4))
     assert layer.rope_cache.shape == (24, 4, 2)
@@ -135,11 +134,7 @@ def test_rope_cache_is_built_for_a_head():
 @pytest.mark.parametrize("size", [1_000_000, 999_997])
 @pytest.mark.parametrize("p", [0.1, 0.5])
 def test_quick_dropout_is_dropout(p, size):
-    """A share p is 0 and the rest is scaled so that the mean stays: both within 5 standard deviations.
-
-    So it is in each quarter of the stream of random bits, of which one draw serves four elements; these four are
-    dropped independently.
-    """
+    """Within 5 standard deviations: a share p is 0, the mean stays, in each part and across the four of one draw."""
     torch.manual_seed(0)
     y = QuickDropout(p)(torch.ones(size))
     for part in (y, y[0::4], y[1::4], y[2::4], y[3::4]):

@@ -323,7 +323,7 @@ def test_flags_override_the_recipe(trainer_of):
         trainer = trainer_of([*words, *flags])
         assert (trainer.config.max_epochs, trainer.config.batch_size, trainer.config.learning_rate) == (7, 5, rate)
         assert trainer.model.drop.p == 0.25
-        assert trainer.peaks[1][0] == phase.muon_lr
+        assert trainer.optimizers[1].param_groups[0]["lr"] == phase.muon_lr
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -132,11 +132,11 @@ def test_answers_in_groups_are_those_one_by_one(tiny, stop):
     """Greedy answers to prompts shorter than the block, and longer, are utils.sample's, in groups of any size."""
     model, generator = tiny_model(rope=tiny.rope).eval(), torch.Generator().manual_seed(0)
     prompts = [torch.randint(0, 11, (1 + 7 * i % 37,), generator=generator).tolist() for i in range(66)]
-    alone = [sample(model, torch.tensor([prompt]), 32)[0, len(prompt) :].tolist() for prompt in prompts]
+    alone = [sample(model, torch.tensor([prompt]), 16)[0, len(prompt) :].tolist() for prompt in prompts]
     alone = [row[: row.index(stop) + 1] if stop in row else row for row in alone]
     assert len(set(map(tuple, alone))) > 10 and (stop == -1 or len(set(map(len, alone))) > 5)
     for rows in (1, 3, 64):
-        assert continue_rows(model, prompts, 32, stop, rows) == alone
+        assert continue_rows(model, prompts, 16, stop, rows) == alone
 
 
 @pytest.fixture(params=["documents", "pairs", "spans", "excerpts", "together"])
@@ -264,10 +264,10 @@ if args.function == "evaluate":
     total, correct = utils.evaluate_places(args.eval_corpus_path, predictions)
     print(f"Correct: {correct} out of {total}: {correct / total * 100}%")
 else:
-    train_dataset, epochs = pretrain_dataset, 12
+    train_dataset, epochs = pretrain_dataset, 2
     if args.function == "finetune":
         train_dataset = dataset.NameDataset(pretrain_dataset, open(args.finetune_corpus_path, encoding="utf-8").read())
-        epochs = 3
+        epochs = 30
     tconf = trainer.TrainerConfig(
         max_epochs=epochs, batch_size=8, learning_rate=6e-3, lr_decay=True, warmup_tokens=512 * 20,
         final_tokens=200 * len(pretrain_dataset) * 48, num_workers=2, writer=SummaryWriter("expt"), ckpt_path="ckpt",

@@ -24,7 +24,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "precision": {
         "default": "auto",
         "choices": ["auto", "float32", "bfloat16"],
-        "help": "auto: float32 on a CPU (default: %(default)s)",
+        "help": "of weights and products; auto: bfloat16 on a GPU that has it, else float32 (default: %(default)s)",
     },
     "eval_corpus_path": {"default": "birth_dev.tsv", "help": "the questions (default: %(default)s)"},
     "limit": {"type": int, "help": "ask the first LIMIT questions only"},
@@ -32,11 +32,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "max_new_tokens": {"type": int, "help": "longest reply (default: 64; 1024 if it thinks first)"},
     "restart": {"action": "store_true", "help": "ask again what is on record"},
     "outputs_dir": {"default": ".", "help": "folder of records and predictions (default: %(default)s)"},
-    "data": {
-        "default": "own",
-        "choices": ["own", "course"],
-        "help": "label in the results: whose questions (default: %(default)s)",
-    },
+    "data": {"default": "own", "choices": ["own", "course"], "help": "whose questions (default: %(default)s)"},
     "results_path": {"help": "folder of results (default: expt/results; with --limit: none)"},
 }
 encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -67,7 +63,11 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, example: 
 
 
 def locate(model: str | None, gguf_file: str | None, example: str) -> tuple[str, str | None, str]:
-    """(Hub id or folder, GGUF file in it or None, name for results); a UserError for a local path without a model."""
+    """Where the weights are: (hub id or folder, GGUF file in it or None, name for files and results).
+
+    Raises:
+        UserError: a local path without what it should hold.
+    """
     if gguf_file is None and model and model.endswith(".gguf"):
         model, gguf_file = None, model
     if model is None and gguf_file is not None:
