@@ -1,5 +1,6 @@
 # make run   environment, training, evaluation, results, submission   (RECIPE=smoke|fast|best|handout|excerpts, SEED=0, DEVICE=auto)
 # make test  environment and the whole test suite
+# make results   make run, with its rows among those that git keeps
 # make llm   part 4 with an instruction-tuned model   (LLM=hub id, folder or .gguf file; default: the one of make llm-model)
 PYTHON ?= python3
 SEED ?= 0
@@ -44,7 +45,7 @@ corpus: .venv/ready
 
 llm: .venv/llm-ready $(filter $(GGUF),$(LLM))
 	$(PY) src/modern_llm.py --model $(LLM) --device $(DEVICE)
-	$(PY) scripts/report.py
+	$(PY) scripts/report.py --results expt/results
 
 llm-model: $(GGUF)
 

@@ -48,7 +48,7 @@ from trainer import TrainerConfig  # noqa: E402
 from utils import MASK_CHAR, UserError, cli, read_pairs, read_text  # noqa: E402
 
 KEYS = {"accuracy": TRAINED, "curve": CURVE, "ablation": ABLATION}  # what identifies a row
-SMOOTHED = 230  # steps that a loss is the mean of
+SMOOTHED = 230  # steps that a loss is the mean of, half of them before and half behind
 
 
 # ---------------------------------------------------------------- changed recipes
@@ -285,6 +285,12 @@ def times_asked(settings: dict, data: Path, people: dict[str, str]) -> dict[str,
     return asked
 
 
+def smoothed(values: list[float]) -> dict[str, float]:
+    """The mean loss of the SMOOTHED steps around each of the public curves' steps, as far as there are some."""
+    half = SMOOTHED // 2
+    return {str(n): round(statistics.fmean(values[max(0, n - half) : n + half]), 4) for n in STEPS if n <= len(values)}
+
+
 def losses(args: argparse.Namespace) -> int:
     """Rows of results/losses: losses of pretrainings by the handout's recipe, smoothed, from their TensorBoard logs."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -295,9 +301,7 @@ def losses(args: argparse.Namespace) -> int:
         if not (logs := sorted((folder / "logs" / "pretrain").glob(f"*_{row['variant']}_*"))):
             raise UserError(f"{folder / 'logs' / 'pretrain'}: has no log of this pretraining; train it again")
         events = EventAccumulator(str(logs[0]), size_guidance={"scalars": 0}).Reload().Scalars("train/loss")
-        at = {event.step: event.value for event in events}
-        means = {n: statistics.fmean(at[i] for i in range(max(1, n - SMOOTHED + 1), n + 1)) for n in STEPS if n in at}
-        row["losses"] = {str(n): round(value, 4) for n, value in means.items()}
+        row["losses"] = smoothed([event.value for event in sorted(events, key=lambda event: event.step)])
         print(add_row(args.results / "losses", row, TRAINED))
     return 0
 

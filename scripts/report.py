@@ -150,7 +150,7 @@ COLUMNS: dict[str, Callable[[list[dict]], str]] = {
     "loss": lambda rows: f"{mean(rows, 'loss'):.3f}" if all("loss" in row for row in rows) else "-",
     "hardware": lambda rows: machine(rows[0]),
 }
-IN_SHORT = ("model", "data", "recipe", "seeds", "dev (95 %)", "test (95 %)", "bar", "seconds")
+IN_SHORT = ("model", "data", "recipe", "seeds", "dev (95 %)", "test (95 %)", "bar", "seconds", "hardware")
 SEEDS = ("seeds", "dev (95 %)", "95 % over seeds", "range")
 IN_FULL = ("model", "data", "recipe", *SEEDS, "test (95 %)", "bar", "tokens", "minutes (plain step)", "hardware")
 

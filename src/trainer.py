@@ -3,11 +3,9 @@
 A fork of minGPT's Trainer. It knows batches, a model, optimisers and a schedule; it does not know the
 task. What else a run wants (progress bar, checkpoints) hangs on it as callbacks.
 
-Everything random in a step comes from (seed, step), so a run that was interrupted changes nothing. Under
-torch.distributed each process takes its share of every batch.
+Everything random in a step comes from (seed, step), so a run that was interrupted changes nothing.
 """
 
-import contextlib
 import math
 import time
 from collections import deque
@@ -15,9 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from batches import Batches, groups, lengths, mixed
@@ -131,8 +127,6 @@ class Trainer:
         self.train_dataset, self.test_dataset, self.config = train_dataset, test_dataset, config
         self.device = torch.device(device) if device else next(model.parameters()).device
         self.model = model.to(self.device)
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        self.network = DistributedDataParallel(model) if self.world > 1 else model
         self.callbacks = list(config.callbacks)
         self.optimizers = make_optimizers(model, config)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
@@ -158,16 +152,12 @@ class Trainer:
         self._each("on_start")
         clock = time.perf_counter()
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            for x, y in self.batches():  # each (B, T), or this process's share
-                torch.manual_seed(mixed(self.config.seed, self.step, self.rank))
-                counts = (y != 0).sum(), y.numel(), lengths(y).sum(), self.stop_requested
-                targets, positions, tokens, stop = self._total(*counts)
-                if stop:
-                    break
+            for x, y in self.batches():  # each (B, T)
+                torch.manual_seed(mixed(self.config.seed, self.step))
                 self.model.zero_grad(set_to_none=True)
-                loss = self.forward(x, y, targets, backward=True)
+                loss = self.forward(x, y, backward=True)
                 norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_norm_clip))
-                self.positions += positions
+                self.positions += y.numel()
                 rate = schedule(self.positions, self.config)
                 for optimizer in self.optimizers:
                     for group in optimizer.param_groups:
@@ -175,7 +165,9 @@ class Trainer:
                     optimizer.step()
                 start, clock = clock, time.perf_counter()
                 lr = self.config.learning_rate * rate
-                self._book(Step(self.step + 1, loss, lr, norm, tokens, clock - start))
+                self._book(Step(self.step + 1, loss, lr, norm, int(lengths(y).sum()), clock - start))
+                if self.stop_requested:
+                    break
         self._each("on_end")
         self.model.eval()
 
@@ -198,33 +190,20 @@ class Trainer:
             if step == self.step or number == 0:
                 generator = torch.Generator().manual_seed(mixed(self.config.seed, epoch))
                 order = torch.randperm(len(self.train_dataset), generator=generator).tolist()
-            yield epoch, order[number * size : (number + 1) * size][self.rank :: self.world]
+            yield epoch, order[number * size : (number + 1) * size]
 
-    def forward(self, x: Tensor, y: Tensor, targets: int, backward: bool = False) -> float:
-        """Mean loss of a batch (B, T) over its `targets` targets, group by group; and, if asked for, its gradients."""
-        parts, loss = list(groups(x, y, self.config.micro_rows)), torch.zeros((), device=self.device)
+    def forward(self, x: Tensor, y: Tensor, backward: bool = False) -> float:
+        """Mean loss over the targets of a batch (B, T), group by group; and, if asked for, its gradients."""
+        targets, loss = max(1, int((y != 0).sum())), torch.zeros((), device=self.device)
         is_half = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, is_half):  # around all groups: each weight is cast once
-            for number, (rows, wanted) in enumerate(parts, 1):
-                share = int((wanted != 0).sum()) / max(1, targets)
-                alone = self.world > 1 and number < len(parts)  # processes add up their gradients in the last group
-                with self.network.no_sync() if alone else contextlib.nullcontext():
-                    logits, part = self.network(rows.to(self.device), wanted.to(self.device))
-                    part = part * share if share else logits.sum() * 0  # the mean over no targets is no number
+            for rows, wanted in groups(x, y, self.config.micro_rows):
+                if share := int((wanted != 0).sum()) / targets:  # the mean over no targets is no number
+                    part = self.model(rows.to(self.device), wanted.to(self.device))[1] * share
                     if backward:
-                        (part * self.world).backward()  # DistributedDataParallel takes the processes' mean
-                loss += part.detach()
-        if self.world > 1:
-            dist.all_reduce(loss)
+                        part.backward()
+                    loss += part.detach()
         return float(loss)
-
-    def _total(self, *counts: int | Tensor) -> list[int]:
-        """Whole numbers, added up over all processes."""
-        if self.world == 1:
-            return [int(count) for count in counts]
-        total = torch.tensor([int(count) for count in counts], device=self.device)
-        dist.all_reduce(total)
-        return total.tolist()
 
     def _book(self, done: Step) -> None:
         """Count a finished step, show it, and end the epoch if it was its last.
@@ -247,7 +226,7 @@ class Trainer:
         if self.step % self.steps_per_epoch == 0:
             if self.test_dataset is not None:
                 self.test_loss = self.evaluate(self.test_dataset)
-            if self.config.ckpt_path is not None and self.rank == 0:
+            if self.config.ckpt_path is not None:
                 self.save_checkpoint()
             self._each("on_epoch")
 
@@ -257,9 +236,9 @@ class Trainer:
         self.model.eval()
         examples, total, targets = Batches(dataset, self.config.seed), 0.0, 0
         for rows in torch.arange(len(dataset)).split(self.config.batch_size):
-            x, y = examples[0, rows.tolist()[self.rank :: self.world]]  # each (B, T)
-            (count,) = self._total((y != 0).sum())
-            total, targets = total + self.forward(x, y, count) * count, targets + count
+            x, y = examples[0, rows.tolist()]  # each (B, T)
+            count = int((y != 0).sum())
+            total, targets = total + self.forward(x, y) * count, targets + count
         self.model.train()
         return total / max(1, targets)
 

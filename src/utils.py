@@ -66,12 +66,12 @@ def read_text(path: str | Path) -> str:
         raise UserError(f"{path}: is UTF-16, UTF-8 is expected; save the file as UTF-8")
     try:
         text = raw.decode("utf-8-sig")
+        bad = raw.find(b"\0")
     except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: is not UTF-8 text; save the file as UTF-8") from None
-    if "\x00" in text:
-        line = text[: text.index("\x00")].count("\n") + 1
-        raise UserError(f"{path}, line {line}: holds a zero byte, so it is no UTF-8 text; save the file as UTF-8")
+        bad = error.start
+    if bad >= 0:
+        line = raw[:bad].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: is not UTF-8 text, or holds a zero byte; save the file as UTF-8")
     if not text.strip():
         raise UserError(f"{path}: is empty; check that it is the right file")
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -167,16 +167,11 @@ def sample(
     Args:
         model: gives (logits, loss), and `get_block_size()`.
         x: (B, T) token ids, all rows T long; what lies further back than the model's block is not seen.
-        steps: tokens to add.
         temperature: divides the logits; below 1 is bolder, 0 takes the likeliest token.
-        sample: draw from the distribution instead of taking the likeliest token.
-        top_k: draw from the k likeliest tokens only.
+        sample: draw from the distribution, or from its top_k likeliest tokens, instead of taking the likeliest.
 
     Returns:
-        (B, T + steps)
-
-    Raises:
-        ValueError: an argument makes no sense.
+        (B, T + steps). ValueError: an argument makes no sense.
     """
     if steps < 0 or not 0 <= temperature < math.inf or (top_k is not None and top_k < 1):
         raise ValueError(f"steps={steps}, temperature={temperature}, top_k={top_k}: at least 0, 0 and 1 are expected")
@@ -207,13 +202,10 @@ def evaluate_places(filepath: str | Path, predicted_places: Sequence[str]) -> tu
 
     Args:
         filepath: file of lines `question<TAB>place`, or of questions alone.
-        predicted_places: one prediction a line.
+        predicted_places: one prediction a line; another number of them is a UserError.
 
     Returns:
         (total, correct), both 0 if the file has no answers.
-
-    Raises:
-        UserError: the file and the predictions differ in number.
     """
     pairs = read_pairs(read_text(filepath), filepath)
     if len(pairs) != len(predicted_places):

@@ -4,11 +4,10 @@ import random
 import tracemalloc
 from collections import Counter
 from functools import cache
+from statistics import fmean, pstdev
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dataset import CharCorruptionDataset, NameDataset, encode
 from engine.targets import Aim, Cut, Excerpts, Spans
@@ -30,10 +29,8 @@ def draw(data: CharCorruptionDataset, index: int = 0) -> tuple[str, str, str]:
     x, y = data[index]
     assert (x.dtype, y.dtype, x.shape, y.shape) == (torch.long, torch.long, *[(data.block_size,)] * 2)
     assert torch.equal(x[1:], y[:-1])
-    body = text_of(data, torch.cat((x, y[-1:]))).rstrip(P)
-    assert P not in body
-    prefix, suffix, span, rest = body.split(M)
-    assert rest == ""
+    prefix, suffix, span, rest = text_of(data, torch.cat((x, y[-1:]))).rstrip(P).split(M)
+    assert rest == "" and P not in prefix + suffix + span
     return prefix, suffix, span
 
 
@@ -55,16 +52,18 @@ def assert_uniform(counts: Counter, over) -> None:
     assert statistic < freedom + 4 * (2 * freedom) ** 0.5
 
 
-# ---------------------------------------------------------------- vocabulary
+# ---------------------------------------------------------------- vocabulary and pairs
 
 
 def test_vocabulary(capsys):
     """PAD is 0, MASK is 1, then come the corpus's characters in sorted order, newline included; a line says so.
 
-    The pairs share vocabulary and block size with the corpus, though they have fewer characters.
+    Documents are the lines but for blank ones, also without a last newline. The pairs share vocabulary and block size
+    with the corpus. A character that it lacks is a KeyError.
     """
-    data = CharCorruptionDataset("cab\nß!\n", 16)
-    assert capsys.readouterr().out == "data has 7 characters, 8 unique.\n"
+    data = CharCorruptionDataset("cab\n\n\nß!", 16)
+    assert capsys.readouterr().out == "data has 8 characters, 8 unique.\n"
+    assert (data.data, len(data)) == (["cab", "ß!"], 2)
     assert [data.itos[i] for i in range(8)] == [P, M, "\n", "!", "a", "b", "c", "ß"]
     assert all(data.stoi[c] == i for i, c in data.itos.items())
     assert (len(data.stoi), data.vocab_size, data.block_size) == (8, 8, 16)
@@ -72,28 +71,9 @@ def test_vocabulary(capsys):
     assert (pairs.stoi, pairs.itos, pairs.block_size) == (data.stoi, data.itos, 16)
     for dataset in (data, pairs):
         assert (dataset.PAD_CHAR, dataset.MASK_CHAR) == (PAD_CHAR, MASK_CHAR) == (P, M)
-
-
-def test_documents_are_the_lines():
-    """`data` is the list of documents, one a line, blank lines left out, a missing last newline forgiven."""
-    data = CharCorruptionDataset("one\n\n  \ntwo", 16)
-    assert (data.data, len(data)) == (["one", "two"], 2)
-
-
-@settings(deadline=None)
-@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2047\u25a1"), min_size=1))
-def test_encode_and_decode(text):
-    """Token ids of any text over its own vocabulary decode to it; a character that it lacks is a KeyError."""
-    text += "."
-    data = CharCorruptionDataset(text, 16)
-    ids = encode(text, data.stoi)
-    assert text_of(data, ids) == text
-    assert all(2 <= i < data.vocab_size for i in ids.tolist())
+    assert encode("cß\n", data.stoi).tolist() == [6, 7, 2]
     with pytest.raises(KeyError):
-        encode(text, {"a": 2})
-
-
-# ---------------------------------------------------------------- question-answer pairs
+        encode("cd", data.stoi)
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
@@ -107,14 +87,12 @@ def test_pairs_written_out(tmp_path, end):
     path.write_bytes(("Where was Ada Bell born?\tOxford\nWhere was Zoé Noß?\tŁódź" + end).encode())
     pairs = NameDataset(CharCorruptionDataset(CORPUS, 128), read_text(path))
     assert len(pairs) == 2
-    for (x, y), wanted_x, wanted_y in zip(
-        (pairs[0], pairs[1]),
-        ("Where was Ada Bell born?⁇Oxford⁇" + "□" * 95, "Where was Zoé Noß?⁇Łódź⁇" + "□" * 103),
-        ("□□□□□□□□□□□□□□□□□□□□□□□⁇Oxford⁇" + "□" * 96, "□□□□□□□□□□□□□□□□□⁇Łódź⁇" + "□" * 104),
-        strict=True,
-    ):
-        assert (text_of(pairs, x), text_of(pairs, y)) == (wanted_x, wanted_y)
-        assert (x.dtype, y.dtype, x.shape, y.shape) == (torch.long, torch.long, (127,), (127,))
+    wanted = [
+        ("Where was Ada Bell born?⁇Oxford⁇" + "□" * 95, "□□□□□□□□□□□□□□□□□□□□□□□⁇Oxford⁇" + "□" * 96),
+        ("Where was Zoé Noß?⁇Łódź⁇" + "□" * 103, "□□□□□□□□□□□□□□□□□⁇Łódź⁇" + "□" * 104),
+    ]
+    assert [(text_of(pairs, x), text_of(pairs, y)) for x, y in (pairs[0], pairs[1])] == wanted
+    assert all((row.dtype, row.shape) == (torch.long, (127,)) for i in (0, 1) for row in pairs[i])
     assert [int(t) for t in pairs[1][1] if t] == [pairs.stoi[c] for c in "⁇Łódź⁇"]
 
 
@@ -145,8 +123,7 @@ def test_all_examples_of_four_characters():
 @pytest.mark.parametrize("document", ["a", "ab", "abc"])
 def test_short_document_is_used_whole(document):
     """A document under 4 characters is not cut; one character of it is asked for."""
-    data = CharCorruptionDataset(document + "\nsomething longer", 32)
-    seen = {draw(data) for _ in range(200)}
+    seen = {draw(CharCorruptionDataset(document, 32)) for _ in range(200)}
     assert seen == {(document[:i], document[i + 1 :], document[i]) for i in range(len(document))}
 
 
@@ -163,28 +140,23 @@ def test_every_length_is_equally_likely(block):
 def test_shorter_document_is_often_whole():
     """A document of 20 characters in a block of 32 is whole whenever the length drawn is 20 or more: 9 of 25 draws."""
     n = Counter(n for n, _, _ in draws(LONG[:20], 32, 10000))
-    assert max(n) == 20
-    assert n[20] / 10000 == pytest.approx(9 / 25, abs=0.025)
-    assert n[11] / 10000 == pytest.approx(1 / 25, abs=0.01)
+    assert max(n) == 20 and n[20] / 10000 == pytest.approx(9 / 25, abs=0.025)
 
 
 def test_span_is_a_quarter_on_average():
     """Spans are a quarter of the cut document on average, overall and at every length; their lengths vary."""
     sample = draws(LONG, 32, 60000)
-    assert sum(span / n for n, _, span in sample) / len(sample) == pytest.approx(0.25, abs=0.003)
+    assert fmean(span / n for n, _, span in sample) == pytest.approx(0.25, abs=0.003)
     for length in range(4, 29):
         spans = [span for n, _, span in sample if n == length]
-        mean = sum(spans) / len(spans)
-        deviation = (sum((s - mean) ** 2 for s in spans) / len(spans)) ** 0.5
-        assert mean == pytest.approx(length / 4, abs=5 * deviation / len(spans) ** 0.5 + 1e-9)
+        assert fmean(spans) == pytest.approx(length / 4, abs=5 * pstdev(spans) / len(spans) ** 0.5 + 1e-9)
         assert len(set(spans)) >= max(1, length // 2 - 1)
 
 
 def test_spans_start_anywhere():
     """Given the lengths of document and span, every start that fits is equally likely."""
-    sample = draws(LONG, 32, 60000)
     for n, span in ((12, 3), (28, 7), (9, 1)):
-        starts = Counter(start for length, start, s in sample if (length, s) == (n, span))
+        starts = Counter(start for length, start, s in draws(LONG, 32, 60000) if (length, s) == (n, span))
         assert_uniform(starts, range(n - span + 1))
 
 
@@ -193,20 +165,17 @@ def test_a_million_lines():
 
     Bug: tables of all documents took 10 kB a line before the first step. (Measured on fewer lines.)
     """
-    lines = 20_000
-    text = "".join(f"Ann No{i}. Ann No{i} was born in Rome in {i} and so on.\n" for i in range(lines))
+    text = "".join(f"Ann No{i}. Ann No{i} was born in Rome in {i} and so on.\n" for i in range(20_000))
     tracemalloc.start()
-    try:
-        data = CharCorruptionDataset(text, 128)
-        for dataset in (data, Spans(data, Aim()), Excerpts(data, Cut())):
-            assert len(dataset) == lines
-            assert len(dataset[lines - 1][0]) == 128
-        assert tracemalloc.get_traced_memory()[1] < len(text) + 300 * lines
-    finally:
-        tracemalloc.stop()
+    data = CharCorruptionDataset(text, 128)
+    for dataset in (data, Spans(data, Aim()), Excerpts(data, Cut())):
+        assert (len(dataset), len(dataset[19_999][0])) == (20_000, 128)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < len(text) + 300 * 20_000
 
 
-# ---------------------------------------------------------------- files that do not fit
+# ---------------------------------------------------------------- files that do not fit, and the commands
 
 
 @pytest.mark.parametrize(
@@ -234,17 +203,11 @@ def test_bad_pair_is_named(text, line, says):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "text, says",
-    [(f"one\ntw{M}o\n", r", line 2: .*U\+2047"), (f"{P}\n", r", line 1: .*U\+25A1"), ("\n \n", ": no documents")],
-)
-def test_bad_corpus_is_named(text, says):
+def test_bad_corpus_is_named():
     """A corpus that holds MASK or PAD, or no documents, is refused with its name, the line and the code point."""
-    with pytest.raises(UserError, match=r"^wiki\.txt" + says):
-        CharCorruptionDataset(text, 32, source="wiki.txt")
-
-
-# ---------------------------------------------------------------- the commands
+    for text, says in ((f"a\nb{M}", r", line 2: .*U\+2047"), (P, r", line 1: .*U\+25A1"), ("\n \n", ": no documents")):
+        with pytest.raises(UserError, match=r"^wiki\.txt" + says):
+            CharCorruptionDataset(text, 32, source="wiki.txt")
 
 
 def test_commands(program: Program, monkeypatch):
@@ -255,19 +218,21 @@ def test_commands(program: Program, monkeypatch):
     people = invent_people(8, unseen=2)
     program.write("wiki.txt", people.corpus)
     program.write("birth_places_train.tsv", people.pairs)
-    said = {name: program.ok(name, script="dataset.py").stdout for name in ("namedata", "charcorruption")}
-    examples = {name: [tuple(e.split("\n")) for e in text.split("\n\n")] for name, text in said.items()}
-    question, place = people.pairs.split("\n")[0].split("\t")
-    x = f"{question}⁇{place}⁇".ljust(127, "□")
-    y = ("□" * (len(question) - 1) + f"⁇{place}⁇").ljust(127, "□")
-    line, *rest = examples["namedata"][0]
-    assert line == f"data has {len(people.corpus)} characters, {len(set(people.corpus)) + 2} unique."
-    assert rest == [f"x: {x}", f"y: {y}"]
-    for document, (*_, x, y) in zip(people.corpus.split("\n")[:4], examples["charcorruption"][:4], strict=True):
-        prefix, suffix, span, _ = f"{x[3:]}{y[-1]}".split(M)
-        assert document.startswith(prefix + span + suffix) and y[3:-1] == x[4:]
-    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
-    for name, text in said.items():
-        assert text.count("x: ") == text.count("y: ") == 4
+    for name in ("namedata", "charcorruption"):
+        monkeypatch.delenv("PYTHONIOENCODING", raising=False)
+        said = program.ok(name, script="dataset.py").stdout
+        head, *lines = [line for line in said.split("\n") if line]
+        assert head == f"data has {len(people.corpus)} characters, {len(set(people.corpus)) + 2} unique."
+        for i, (x, y) in enumerate(zip(lines[0::2], lines[1::2], strict=True)):
+            question, place = people.pairs.split("\n")[i].split("\t")
+            prefix, suffix, *span = f"{x[3:]}{y[-1]}".split(M)
+            if name == "namedata":
+                assert x == "x: " + f"{question}⁇{place}⁇".ljust(127, "□")
+                assert y == "y: " + ("□" * (len(question) - 1) + f"⁇{place}⁇").ljust(127, "□")
+            else:
+                assert people.corpus.split("\n")[i].startswith(prefix + span[0] + suffix) and not span[1].strip(P)
+                assert (x[:3], y[:3], len(x), y[3:-1]) == ("x: ", "y: ", 131, x[4:])
+        assert len(lines) == 8
+        monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
         escaped = program.ok(name, script="dataset.py").stdout
-        assert escaped.isascii() and escaped.replace("\\u2047", M).replace("\\u25a1", P) == text
+        assert escaped.isascii() and escaped.replace("\\u2047", M).replace("\\u25a1", P) == said

@@ -185,12 +185,13 @@ def test_examples_depend_on_seed_epoch_and_index_alone(data):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_random_states_stay_as_they_were(data, workers):
     """Examples draw from `random` alone; who trains amid something else, or fails to, draws then what he would have."""
-    model, config = tiny_model(vocab_size=60, block_size=48, resid_pdrop=0.1), {"max_epochs": 1, "num_workers": workers}
+    model = tiny_model(vocab_size=60, block_size=48, resid_pdrop=0.1)
     quicken(model)
     before = random_states()
-    Trainer(model, data, data, TrainerConfig(batch_size=32, micro_rows=5, **config)).train()
+    config = TrainerConfig(max_epochs=1, batch_size=32, micro_rows=5, num_workers=workers)
+    Trainer(model, data, data, config).train()
     with pytest.raises(KeyError):
-        Trainer(model, {"some": "example"}, None, TrainerConfig(**config)).train()
+        Trainer(model, {"some": "example"}, None, TrainerConfig()).train()
     assert random_states() == before
     assert data[0] and random_states()[1:] == before[1:]
 

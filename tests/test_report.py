@@ -88,7 +88,7 @@ def test_the_short_table_has_eight_lines(tmp_path):
     put(tmp_path, "controls", *(row(0, 0.05, what=what) for what in report.MODELS if ", pretrained" not in what))
     found = lines(report.short_table(report.read_models(tmp_path)))
     assert [line[0] for line in found] == [*report.MODELS, *["rope, pretrained; vanilla, pretrained"] * 3]
-    assert found[3][1:] == ["own", "fast", "0", "40.0% (35.8 to 44.4)", "-", "30%", "60"]
+    assert found[3][1:] == ["own", "fast", "0", "40.0% (35.8 to 44.4)", "-", "30%", "60", "cpu, float32"]
     assert [line[1:3] for line in found[5:]] == [["course", recipe] for recipe in ("handout", "best", "excerpts")]
 
 

@@ -1,5 +1,6 @@
 """Nothing lost, nothing silently wrong: bad input, full disks, interruptions, and the same bits every time."""
 
+import json
 import math
 import os
 import random
@@ -9,21 +10,22 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run
 import submission
 import utils
-from dataset import CharCorruptionDataset, NameDataset
+from dataset import CharCorruptionDataset
 from engine import answers, callbacks, session
-from engine.checkpoints import load_checkpoint, save_checkpoint, save_params
+from engine.checkpoints import save_checkpoint, save_params
 from engine.files import add_row
 from helpers import Program, Result, invent_people, tiny_model
 from test_cli import scalars
@@ -31,13 +33,13 @@ from utils import MASK_CHAR, PAD_CHAR, UserError, evaluate_places, read_pairs, r
 
 PEOPLE = invent_people(8, 3)  # 9 documents, 5 pairs, 3 questions
 M, P = MASK_CHAR, PAD_CHAR
-ONCE = " --recipe smoke --max_epochs 1"
 SIZE = " --n_layer 1 --n_head 2 --n_embd 16"
-PRETRAIN = "pretrain vanilla corpus.txt --writing_params_path out" + ONCE + SIZE
-FINETUNE = "finetune vanilla corpus.txt --finetune_corpus_path pairs.tsv --writing_params_path out" + ONCE
-SCRATCH, FINETUNE = FINETUNE + SIZE, FINETUNE + " --reading_params_path base"
+PRETRAIN = "pretrain vanilla corpus.txt --writing_params_path out --recipe smoke --max_epochs 1" + SIZE
+SCRATCH = "finetune" + PRETRAIN.removeprefix("pretrain") + " --finetune_corpus_path pairs.tsv"
+FINETUNE = SCRATCH + " --reading_params_path base"
 EVALUATE = "evaluate vanilla corpus.txt --reading_params_path base --eval_corpus_path unseen.tsv --outputs_path out"
 BOTH = pytest.mark.parametrize("command", [PRETRAIN, FINETUNE], ids=["pretrain", "finetune"])
+OFTEN = "--batch_size 2 --max_epochs 3 --dropout 0.1 --checkpoint_minutes 0.000001"
 
 
 class Lab(Program):
@@ -60,12 +62,6 @@ class Lab(Program):
         """A file, of text or of bytes; its name."""
         (self.folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
         return name
-
-    def read(self, name: str = "out") -> dict[str, torch.Tensor]:
-        """A parameter file's tensors, or the bytes of a file of predictions."""
-        content = (self.folder / name).read_bytes()
-        is_params = content.startswith(b"PK")
-        return torch.load(name, weights_only=True) if is_params else {name: torch.tensor(list(content))}
 
     def files(self) -> dict[str, bytes]:
         """All files and what is in them, but for the logs."""
@@ -102,6 +98,11 @@ def lab(tmp_path, monkeypatch, capsys, base) -> Lab:
     return lab
 
 
+def params(name: str = "out") -> dict[str, torch.Tensor]:
+    """A parameter file's tensors."""
+    return torch.load(name, weights_only=True)
+
+
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Equal bit for bit."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
@@ -133,8 +134,8 @@ def test_flags_that_do_not_fit_are_refused_by_name(lab):
         lab.refuses(rf"{flag.split()[0]}: evaluate does not use it[^;]*", EVALUATE, flag)
     for function, flags in NEEDED.items():
         for missing in flags:
-            given = " ".join(f"{flag} {value}" for flag, value in flags.items() if flag != missing)
-            lab.refuses(f"{function} needs {missing}$", f"{function} vanilla corpus.txt", given)
+            rest = " ".join(f"{flag} {value}" for flag, value in flags.items() if flag != missing)
+            lab.refuses(f"{function} needs {missing}$", f"{function} vanilla corpus.txt", rest)
     for pair in RANGES:
         flag, value = pair.split("=")
         lab.refuses(rf"--{flag} {value}\S*: [^\n]+ is expected$", PRETRAIN, f"--{pair}")
@@ -164,20 +165,20 @@ def test_unknown_words_are_refused(lab, words, says):
 
 
 def test_help(lab):
-    """--help names every flag, and the recipes."""
+    """--help names every flag."""
     result = lab("--help")
-    assert result.code == 0
     flags = "reading_params_path writing_params_path finetune_corpus_path eval_corpus_path outputs_path pretrain_lr"
     for flag in f"{flags} finetune_lr tb_expt_name resume recipe seed n_layer n_head n_embd block_size".split():
         assert f"--{flag}" in result.stdout
+    assert (result.code, result.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("output", ["no/such/folder/out", "pairs.tsv/out", "."])
-@pytest.mark.parametrize("command", [PRETRAIN, SCRATCH, EVALUATE], ids=["pretrain", "finetune", "evaluate"])
-def test_outputs_that_cannot_be_are_refused_at_once(lab, command, output):
+def test_outputs_that_cannot_be_are_refused_at_once(lab, output):
     """An output that cannot be written is refused by name before anything else is looked at."""
-    flag = "--outputs_path" if command is EVALUATE else "--writing_params_path"
-    lab.refuses(rf"{re.escape(output)}: [^\n]+$", command.replace("corpus.txt", "missing"), flag, output)
+    for command in (PRETRAIN, SCRATCH, EVALUATE):
+        flag = "--outputs_path" if command is EVALUATE else "--writing_params_path"
+        lab.refuses(rf"{re.escape(output)}: [^\n]+$", command.replace("corpus.txt", "missing"), flag, output)
 
 
 def test_outputs_that_would_destroy_something(lab):
@@ -186,19 +187,18 @@ def test_outputs_that_would_destroy_something(lab):
     Bug: finetuning from parameters to the same file overwrote what it had started from.
     """
     lab.refuses(r"x{240}: the name is too long, [^;]*", PRETRAIN, "--writing_params_path", "x" * 240)
-    lab.refuses(r"x+: (cannot be written|the name is too long)[^;]*", PRETRAIN, "--writing_params_path", "x" * 300)
     lab.refuses("/dev/null: is no plain file[^;]*", EVALUATE, "--outputs_path /dev/null")
     lab.refuses(r"--expt_dir pairs.tsv: [^;]*pairs.tsv is a file[^;]*", PRETRAIN, "--expt_dir pairs.tsv")
     lab.put("p.checkpoint", PEOPLE.corpus)
     for words in (
         (PRETRAIN, "--writing_params_path ./corpus.txt"),
-        (PRETRAIN.replace("corpus.txt", "p.checkpoint"), "--writing_params_path p"),
         (SCRATCH, "--writing_params_path pairs.tsv"),
         (FINETUNE, "--writing_params_path base"),
         (EVALUATE, "--outputs_path unseen.tsv"),
         (EVALUATE, "--outputs_path base"),
+        (PRETRAIN.replace("corpus.txt", "p.checkpoint"), "--writing_params_path p"),
     ):
-        lab.refuses(r"--(outputs|writing_params)_path \S+: [^;]+ would be lost", *words)
+        lab.refuses(r"--(outputs|writing_params)_path \S+: is also read, and would be lost", *words)
 
 
 # ---------------------------------------------------------------- data: what is refused
@@ -207,8 +207,9 @@ READS = {
     "corpus": lambda name: PRETRAIN.replace("corpus.txt", name),
     "pairs": lambda name: SCRATCH.replace("pairs.tsv", name),
     "dev": lambda name: EVALUATE.replace("unseen.tsv", name),
+    "questions": lambda name: EVALUATE.replace("unseen.tsv", name),
 }
-READS["questions"] = READS["dev"]
+FIRST = {"corpus": "one", "pairs": PEOPLE.pairs, "dev": PEOPLE.unseen, "questions": PEOPLE.questions}
 NO_TEXT = [
     (b"", ": is empty"),
     (b" \r\n \n", ": is empty"),
@@ -217,31 +218,24 @@ NO_TEXT = [
     ("Where?\tRome\n".encode("utf-16-le"), ", line 1: holds a zero byte"),
     ("Where?\tRome\nZoé?\tBonn\n".encode("latin-1"), ", line 2: is not UTF-8 text"),
 ]
-FIRST = {"corpus": "one", "pairs": PEOPLE.pairs, "dev": PEOPLE.unseen, "questions": PEOPLE.questions}
-ANY = [
-    ("Where was A" + M + "da born?\tRome", r"contains U\+2047"),
-    ("Where was A" + P + "da born?", r"contains U\+25A1"),
-]
-ASKED = [
+LONG = "Where was " + "o" * 130 + " born?"
+WITH_PLACES = [
+    ("Where was Ada born?", "has no tab"),
     ("Where was Ada born?\tRome\tBonn", "has 2 tabs"),
     ("\nWhere was Ada born?\tRome", "is blank"),
     ("Where was  born?\tRome", "has no name to ask for"),
-    ("Where was born?\tRome", "has no name to ask for"),
     ("\tRome", "has no name to ask for"),
     ("Where was Ada born?\t ", "has no place after the tab"),
-    ("Where was Ada born?", "has no tab"),
     ("Where was A" + M + "da born?\tRome", r"contains U\+2047"),
-    ("Where was Ada born?\tRo" + P + "me", r"contains U\+25A1"),
 ]
-LONG = "Where was " + "o" * 130 + " born?"
 BAD_LINES = {
     "corpus": [("tw" + M + "o", r"contains U\+2047"), (P, r"contains U\+25A1")],
     "pairs": [
-        *ASKED,
-        ("Where was Łobo born?\tobo", "'Ł' is not among the characters"),
-        (LONG + "\to", "question and answer have 149 characters, 128 fit"),
+        *WITH_PLACES,
+        ("Where was Łobo born?\tobo", "'Ł' is not among"),
+        (LONG + "\to", "have 149 characters, 128"),
     ],
-    "dev": [*ASKED, (LONG + "\tRome", "the question has 146 characters, 127 fit")],
+    "dev": [*WITH_PLACES, (LONG + "\tRome", "the question has 146 characters, 127 fit")],
     "questions": [
         ("Where was Ada born?\tRome", "has 1 tab"),
         ("\nWhere was Ada born?", "is blank"),
@@ -253,23 +247,16 @@ BAD_LINES = {
 
 
 @pytest.mark.parametrize("kind", READS)
-def test_files_that_are_no_text(lab, kind):
-    """Empty, binary, UTF-16 and Latin-1 files, a missing file and a directory: one line that names file and line."""
+def test_files_that_do_not_fit(lab, kind):
+    """Files that are no text, are not there, or hold a bad line: one line that names file, line and what to do."""
     for content, says in NO_TEXT:
         lab.refuses(rf"bad{says}[^;\n]*", READS[kind](lab.put("bad", content)))
     lab.refuses("missing: no such file", READS[kind]("missing"))
-    lab.refuses(r"\.: is a directory", READS[kind]("."))
+    lab.refuses(r"\.: cannot be read \(Is a directory\)", READS[kind]("."))
     lab.refuses(r"corpus\.txt/x: cannot be read \(Not a directory\)", READS[kind]("corpus.txt/x"))
-    lab.refuses("missing: no such [^;]*", EVALUATE, "--reading_params_path missing")
-
-
-@pytest.mark.parametrize("kind", BAD_LINES)
-def test_lines_that_do_not_fit(lab, kind):
-    """Each bad line behind a good one is refused with file, line and what to do, and nothing is written."""
     first = FIRST[kind].split("\n")[0]
     for text, says in BAD_LINES[kind]:
-        lab.put("bad", f"{first}\n{text}\n")
-        lab.refuses(rf"bad, line 2: [^;\n]*{says}[^;\n]*", READS[kind]("bad"))
+        lab.refuses(rf"bad, line 2: [^;\n]*{says}[^;\n]*", READS[kind](lab.put("bad", f"{first}\n{text}\n")))
 
 
 # ---------------------------------------------------------------- data: what works
@@ -284,96 +271,48 @@ READABLE = {
 
 
 @pytest.mark.parametrize("change", READABLE.values(), ids=READABLE)
-def test_harmless_differences_change_nothing(lab, base, change):
+def test_harmless_differences_change_nothing(lab, change):
     """BOM, CRLF, CR, no final newline, blank last lines: the same parameters and predictions, bit for bit.
 
     With other line ends or a BOM the corpus counts as the same: --resume has nothing to do, no warning. Bug: it was
     another one's.
     """
-    lab.ok(FINETUNE)
-    finetuned = lab.read()
+    lab.ok(FINETUNE, "--writing_params_path fine")
     lab.ok(EVALUATE)
-    answers = lab.read()
+    finetuned, predictions = params("fine"), lab.files()["out"]
     lab.put("pairs.tsv", change(PEOPLE.pairs))
     lab.put("unseen.tsv", change(PEOPLE.unseen))
-    lab.ok(FINETUNE)
-    assert same(lab.read(), finetuned)
+    lab.ok(FINETUNE, "--writing_params_path fine")
     lab.ok(EVALUATE)
-    assert same(lab.read(), answers)
+    assert same(params("fine"), finetuned) and lab.files()["out"] == predictions
     is_same_text = read_text(lab.put("corpus.txt", change(PEOPLE.corpus))) == PEOPLE.corpus
-    lab.put("out", base.read_bytes())
+    lab.put("out", lab.files()["base"])
     assert ("already complete" in lab.ok(PRETRAIN, "--resume").stdout) == is_same_text
-    assert ("warning" in lab.ok(EVALUATE, "--outputs_path other").stderr) != is_same_text
-    assert same(lab.read(), lab.read("base"))
+    assert same(params(), params("base"))
+    assert ("warning" in lab.ok(EVALUATE).stderr) != is_same_text
 
 
 def test_blank_lines_and_short_documents_in_the_corpus(lab):
     """Blank lines between documents are skipped; documents of 1 to 3 characters are trained on like others."""
     lab.put("corpus.txt", PEOPLE.corpus.replace("\n", "\n\n"))
     lab.ok(PRETRAIN)
-    assert same(lab.read(), lab.read("base"))
+    assert same(params(), params("base"))
     lab.put("corpus.txt", "a\nbc\nabc\n")
     assert "3 examples" in lab.ok(PRETRAIN).stdout
 
 
-def test_unknown_characters_do_not_stop_the_evaluation(lab):
-    """Names are asked without characters that the corpus lacks, even when none is left, and are counted.
+def test_predictions_have_a_line_a_question(lab, monkeypatch):
+    """Also for names in unknown characters, and when the model emits newlines, nothing, or no closing mask.
 
-    In the course's code such a name ends the evaluation with a KeyError.
+    In the course's code a character that the corpus lacks ends the evaluation with a KeyError.
     """
-    odd = EVALUATE.replace("unseen.tsv", "odd")
-    lab.put("odd", "Where was 漢字 born?\nWhere was Zoë born?\nWhere was bobo born?\n漢\n")
-    said = lab.ok(odd).stdout
-    assert "odd: 3 questions have characters that the corpus lacks; asked without them\n" in said
-    assert (lab.folder / "out").read_text().count("\n") == 4
-    lab.put("odd", "漢\n")
-    assert "odd: 1 question has characters" in lab.ok(odd).stdout
-    assert (lab.folder / "out").read_text().count("\n") == 1
+    stoi = CharCorruptionDataset(PEOPLE.corpus, 128).stoi
+    rows = [[stoi[c] for c in text] for text in ("\n\n" + M, "", "ba\nda" * 6)]
+    monkeypatch.setattr(answers, "continue_rows", lambda *_: rows)
+    lab.put("unseen.tsv", "Where was 漢字 born?\nWhere was Zoë born?\n漢\n")
+    assert "unseen.tsv: 3 questions have characters that the corpus lacks" in lab.ok(EVALUATE).stdout
+    assert (lab.folder / "out").read_text() == "\n\nba daba daba daba daba daba da\n"
 
-
-# ---------------------------------------------------------------- predictions: one line a question
-
-LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-
-
-def answers_to(questions: list[str], emitted: list[str], corpus: str) -> tuple[list[str], list[str]]:
-    """The answers with a model that emits these texts, and what it was asked."""
-    data, asked = CharCorruptionDataset(corpus, 16), []
-
-    def emit(model, prompts, *_):
-        asked.extend("".join(data.itos[token] for token in prompt) for prompt in prompts)
-        return [[data.stoi[c] for c in text] for text in emitted]
-
-    with mock.patch.object(answers, "continue_rows", emit):
-        return answers.answer(tiny_model(), data, questions, "q.tsv", "float32"), asked
-
-
-@settings(deadline=None)
-@given(st.lists(st.text("ab \t" + LINE_ENDS + M + P, max_size=8), min_size=1, max_size=4))
-@example([c.join("ab") for c in "\t" + LINE_ENDS])
-@example(["ab" + M, "a\nb" + M + "ba", "a\t\r\nb", M + "ab", "ab a"])
-def test_an_answer_is_one_line_for_every_reader(emitted):
-    """Whatever is emitted, no reader finds another line or a tab in the answer; an answer in good order is kept."""
-    found, _ = answers_to(["a?"] * len(emitted), emitted, "ab \t?" + LINE_ENDS)
-    assert len("".join(answer + "\n" for answer in found).splitlines()) == len(emitted)
-    for text, answer in zip(emitted, found, strict=True):
-        assert "\t" not in answer
-        before_mask = text.partition(M)[0]
-        assert answer.split() == before_mask.split()
-        if not set("\t" + LINE_ENDS) & set(before_mask):
-            assert answer == before_mask
-
-
-def test_what_a_model_is_asked():
-    """A question without unknown characters, then a mask; block_size - 1 characters fit, one more is refused."""
-    found, asked = answers_to(["aéb?", "ab?", "ßc?", "a" * 15], ["a", "b", "c", ""], "abc?")
-    assert found == ["a", "b", "c", ""]
-    assert asked == ["ab?" + M, "ab?" + M, "c?" + M, "a" * 15 + M]
-    with pytest.raises(UserError, match=r"^q\.tsv, line 2"):
-        answers_to(["a?", "a" * 16], [], "abc?")
-
-
-# ---------------------------------------------------------------- any file at all
 
 PLAIN = st.characters(exclude_categories=["Cs"], exclude_characters="\n" + M + P)
 
@@ -396,20 +335,6 @@ def test_span_corruption_of_any_text(text, seed):
         assert document.startswith(prefix + span + suffix)
         assert min(4, len(document)) <= len(prefix + span + suffix) <= 28
         assert set(pads) <= {P}
-
-
-@settings(deadline=None)
-@given(st.lists(st.text("ab?\tM" + M, max_size=12), min_size=1, max_size=4).map("\n".join))
-def test_pairs_of_any_text(text):
-    """Any text is refused in one line, or every pair is `question MASK place MASK`, its loss on the answer alone."""
-    try:
-        data = NameDataset(CharCorruptionDataset("ab?\n", 16), text, "source")
-    except UserError as error:
-        assert re.fullmatch("source(, line [1-4])?: [^\n]+", str(error))
-        return
-    for (question, place), (x, y) in zip(data.data, data, strict=True):
-        assert "".join(data.itos[int(t)] for t in x).rstrip(P) == f"{question}{M}{place}{M}"[:15]
-        assert "".join(data.itos[int(t)] for t in y).strip(P) == f"{M}{place}{M}"
 
 
 @settings(deadline=None)
@@ -448,30 +373,26 @@ WRITERS = {
     "results": lambda path: add_row(path.parent, {"model": path.stem, "seed": 0}, ["model"]),
     "zip": write_zip,
 }
-FAILURES = [
-    ("os.fsync", OSError(28, "No space left on device")),
-    ("tempfile.mkstemp", OSError(28, "No space left on device")),
-    ("tempfile.mkstemp", OSError(30, "Read-only file system")),
-    ("os.replace", OSError(30, "Read-only file system")),
-]
+FULL, READ_ONLY = OSError(28, "No space left on device"), OSError(30, "Read-only file system")
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_failed_writes_leave_the_old_file(tmp_path, name):
-    """Disk full at the first or the last byte, a read-only disk: one line, the old file, no scraps."""
-    path, old = tmp_path / "old.json", b"[\n]\n"
-    path.write_bytes(old)
-    for where, failure in FAILURES:
+@pytest.mark.parametrize(
+    "where, failure",
+    [("os.fsync", FULL), ("tempfile.mkstemp", FULL), ("tempfile.mkstemp", READ_ONLY), ("os.replace", FULL)],
+)
+def test_failed_writes_leave_the_old_file(tmp_path, name, where, failure):
+    """Disk full at the first or the last byte, a read-only disk: one line, the old file or none, no scraps."""
+    path = tmp_path / "old.json"
+    for old in (None, b"[\n]\n"):
+        if old:
+            path.write_bytes(old)
         with mock.patch(f"utils.{where}", side_effect=failure), pytest.raises(UserError) as caught:
             WRITERS[name](path)
         says = rf"{re.escape(str(path))}: [^;\n]*{failure.strerror}[^;\n]*; [^\n]+"
         assert re.fullmatch(says, str(caught.value))
+        assert set(os.listdir(tmp_path)) - {"deliverables"} == ({"old.json"} if old else set())
     assert path.read_bytes() == old
-    assert set(os.listdir(tmp_path)) <= {"old.json", "deliverables"}
-    path.unlink()
-    with mock.patch("utils.os.fsync", side_effect=FAILURES[0][1]), pytest.raises(UserError, match="No space left"):
-        WRITERS[name](path)
-    assert not path.exists()
     WRITERS[name](path)
     assert path.stat().st_size > len(old)
 
@@ -480,10 +401,357 @@ def test_disk_full_in_a_training(lab):
     """Files that may not grow: no room for parameters, checkpoint or log ends in one line, the old file intact."""
     lab.put("out", "old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    often = "--checkpoint_minutes 0.000001 --max_epochs 2"
-    for room, more, where in ((50_000, "", "out"), (50_000, often, r"out\.checkpoint"), (10, "", r"expt/pretrain/\S+")):
+    for room, more, where in ((50_000, "", "out"), (50_000, OFTEN, r"out\.checkpoint"), (10, "", r"expt/pretrain/\S+")):
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
         try:
             lab.refuses(rf"{where}: cannot be written \(File too large\)[^\n]*", PRETRAIN, more)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# ---------------------------------------------------------------- parameter files
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+def test_parameters_that_do_not_belong(lab):
+    """Another variant or other characters, or code to run, on the command line; the code does not run."""
+    lab.refuses("base: holds a vanilla model, rope was asked for", EVALUATE.replace("vanilla", "rope"))
+    lab.put("others", PEOPLE.corpus.replace("W", "#"))
+    lab.refuses("base: was trained with other characters[^;]*", EVALUATE.replace("corpus.txt", "others"))
+    torch.save({"tok_emb.weight": Evil()}, "evil")
+    torch.save({"settings": Evil(), "trainer": {}}, "out.checkpoint")
+    for command in (
+        EVALUATE + " --reading_params_path evil",
+        FINETUNE + " --reading_params_path evil",
+        PRETRAIN + " --resume",
+    ):
+        lab.refuses(r"(evil|out\.checkpoint): refused and not run[^;]*", command)
+    assert not (lab.folder / "executed").exists()
+    torch.load("evil", weights_only=False)
+    assert (lab.folder / "executed").exists()  # the trap was live
+
+
+def test_doubtful_parameters_give_a_warning(lab):
+    """A file without our stamp, or of another text of the same characters, works, with one line of warning."""
+    torch.save(dict(params("base")), "foreign")
+    said = lab.ok(EVALUATE, "--reading_params_path foreign", SIZE).stderr
+    assert re.fullmatch(r"warning: foreign: does not say which corpus[^\n]+\n", said)
+    assert lab.ok(EVALUATE).stderr == ""
+    lab.put("corpus.txt", PEOPLE.corpus + PEOPLE.corpus)
+    assert re.fullmatch(r"warning: base: was trained with another text[^\n]+\n", lab.ok(EVALUATE).stderr)
+
+
+def test_the_size_is_remembered(lab):
+    """A size is given once: finetune and evaluate take it from the parameters, and refuse another one."""
+    lab.ok(PRETRAIN, "--n_layer 3 --block_size 64 --writing_params_path small")
+    size_less = FINETUNE.replace(SIZE, "") + " --reading_params_path small"
+    lab.ok(size_less)
+    assert params()["pos_emb"].shape == (1, 64, 16)
+    assert sum(name.endswith("mlp.0.weight") for name in params()) == 3
+    lab.ok(EVALUATE, "--reading_params_path out --outputs_path answers --n_layer 3")
+    for flag in ("--n_layer 2", "--n_head 4", "--n_embd 32", "--block_size 128"):
+        lab.refuses(rf"{flag}: small was made with \d+", EVALUATE, "--reading_params_path small", flag)
+        lab.refuses(rf"{flag}: small was made with \d+", size_less, flag)
+
+
+# ---------------------------------------------------------------- interruptions
+
+
+def at_step(monkeypatch, step: int, action: Callable[[], object]) -> None:
+    """Do something behind a step of a training."""
+
+    def on_step(self, trainer):
+        if trainer.step == step:
+            action()
+
+    monkeypatch.setattr(callbacks.TensorBoardLog, "on_step", on_step)
+
+
+def stop(number: signal.Signals = signal.SIGINT) -> None:
+    """Ctrl-C, or another signal."""
+    os.kill(os.getpid(), number)
+
+
+def losses(expt: str = "expt") -> list[tuple[int, float]]:
+    """What TensorBoard draws of the one training that was logged there."""
+    (folder,) = Path(expt).glob("*/*")
+    return scalars(folder)["train/loss"]
+
+
+@BOTH
+def test_interrupted_training_is_resumed(lab, monkeypatch, command):
+    """Ctrl-C, then --resume: the bits of an uninterrupted training; Ctrl-C works as before afterwards."""
+    words = f"{command} {OFTEN} --checkpoint_minutes 5"
+    lab.ok(words, "--writing_params_path whole")
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, stop)
+        stopped = lab(words)
+    assert stopped.code == 130
+    assert "stopped at step 4; go on with the same command and --resume" in stopped.stderr
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not (lab.folder / "out").exists()
+    assert "resuming at step 4 of " in lab.ok(words, "--resume").stdout
+    assert same(params(), params("whole"))
+    assert not (lab.folder / "out.checkpoint").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_killed_process_is_resumed(lab, number):
+    """A process told to stop, or killed twice at any moment, then --resume: the same bits, and the same losses drawn.
+
+    Bug: after a kill TensorBoard had most steps twice (SummaryWriter's purge_step says from where on to forget).
+    """
+    words = PRETRAIN.split()  # 9 documents: 120 steps
+    words += "--max_epochs 40 --batch_size 4 --dropout 0.1 --device cpu --checkpoint_minutes".split()
+    lab.ok(*words, "5 --writing_params_path whole --expt_dir whole_expt")
+    if number is signal.SIGKILL:
+        for _ in range(2):
+            wait, since = random.Random().uniform(0.0, 0.3), []
+
+            def due(out: str, wait: float = wait, since: list = since) -> bool:
+                if not since and "writes out" in out and (lab.folder / "out.checkpoint").exists():
+                    since.append(time.monotonic())
+                return bool(since) and time.monotonic() - since[0] >= wait
+
+            assert lab.interrupt(*words, "0.0001", "--resume", number=number, when=due).code == -number
+    else:
+        stopped = lab.interrupt(*words, "5", number=number, when=lambda out: "epoch 3/" in out)
+        assert stopped.code == 130, stopped
+        assert re.fullmatch(r"stopped at step \d+; [^\n]+--resume\ninterrupted\n", stopped.stderr)
+    assert not (lab.folder / "out").exists()
+    assert re.search(r"resuming at step [1-9]\d* of 120", lab.ok(*words, "5 --resume").stdout)
+    assert same(params(), params("whole"))
+    assert losses() == losses("whole_expt")
+    assert [step for step, _ in losses()] == list(range(1, 121))
+    assert [name for name in os.listdir() if name.endswith(".checkpoint") or name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("minutes", [5, 0.000001])
+def test_a_second_ctrl_c_ends_at_once(lab, monkeypatch, minutes):
+    """Before the first checkpoint or behind one: exit code 130; --resume draws no step twice and leaves none out."""
+    words = f"{PRETRAIN} {OFTEN} --checkpoint_minutes {minutes}"
+    lab.ok(words, "--expt_dir other --writing_params_path whole")
+    with monkeypatch.context() as patch:
+        at_step(patch, 7, lambda: (stop(), stop(), pytest.fail("still there")))
+        ended = lab(words)
+    assert (ended.code, ended.stderr) == (130, "interrupted\n")
+    assert (lab.folder / "out.checkpoint").exists() == (minutes < 1)
+    lab.ok(words, "--resume")
+    assert losses() == losses("other")
+    assert same(params(), params("whole"))
+
+
+def test_runs_that_share_a_log(lab, monkeypatch):
+    """Another seed into the same folder draws one zigzag curve: a line says so and how to name a run; else none does."""
+    said = [lab.ok(PRETRAIN, more).stdout for more in ("", "--seed 1", "--tb_expt_name mine")]
+    at_step(monkeypatch, 2, stop)
+    lab(PRETRAIN, OFTEN, "--tb_expt_name long")
+    said.append(lab.ok(PRETRAIN, OFTEN, "--tb_expt_name long --resume").stdout)
+    assert ["--tb_expt_name" in out for out in said] == [False, True, False, False]
+    folder = "expt/pretrain/run_vanilla_pt_lr_0.003000_ft_lr_0.001000"
+    assert re.search(rf"^note: {folder} [^\n]+--tb_expt_name[^\n]+$", said[1], re.M)
+
+
+# ---------------------------------------------------------------- what --resume finds
+
+
+@BOTH
+def test_finished_training_is_left_alone(lab, monkeypatch, command):
+    """--resume over finished parameters: "already complete", the file as it was; also with a checkpoint left over.
+
+    That is there after a kill between the writing of the parameters and the removal of the checkpoint. Bug: finished
+    parameters were trained again, and overwritten.
+    """
+    at_step(monkeypatch, 5, lambda: Path("kept").write_bytes(Path("out.checkpoint").read_bytes()))
+    lab.ok(command, OFTEN)
+    before, when = lab.files(), os.stat("out").st_mtime_ns
+    for left_over in (False, True):
+        if left_over:
+            lab.put("out.checkpoint", before["kept"])
+        result = lab.ok(command, OFTEN, "--resume")
+        assert result.stdout.splitlines()[-1] == "out: already complete"
+        assert result.stderr == ""
+        assert lab.files() == before and os.stat("out").st_mtime_ns == when
+
+
+@BOTH
+def test_kill_before_the_parameters_are_written(lab, monkeypatch, command):
+    """Killed between the last step and the writing: --resume goes on from the checkpoint, older parameters or not."""
+    lab.ok(command, OFTEN, "--writing_params_path whole")
+    lab.ok(command, OFTEN, "--seed 1")
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "save_params", mock.Mock(side_effect=KeyboardInterrupt))
+        assert lab(command, OFTEN).code == 130
+    result = lab.ok(command, OFTEN, "--resume")
+    assert "resuming at step " in result.stdout and "afresh" not in result.stdout
+    assert same(params(), params("whole"))
+    assert not (lab.folder / "out.checkpoint").exists()
+
+
+OTHERS = {
+    "--seed 1": "seed = 0, this one has 1",
+    "--dropout 0.2": r"dropout = 0\.0, this one has 0\.2",
+    "--max_epochs 2": r"\w+ = \d+, this one has \d+",
+    "--pretrain_lr 0.1": r"learning_rate = 0\.003, this one has 0\.1",
+    "--n_layer 2": "n_layer = 1, this one has 2",
+    "--recipe handout": r"\w+ = \S+, this one has \S+",
+    "--precision bfloat16": "precision = float32, this one has bfloat16",
+    "corpus.txt": r"fingerprint of the corpus = \w+, this one has \w+",
+}
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_parameters_and_checkpoints_of_other_settings(lab, monkeypatch, change):
+    """Parameters are trained afresh after a line that names what differs; a checkpoint is refused, naming it too."""
+    words = f"{PRETRAIN} --batch_size 4 --precision float32"
+    lab.ok(words)
+    with monkeypatch.context() as patch:
+        at_step(patch, 1, lambda: stop(signal.SIGTERM))
+        assert lab(words, "--writing_params_path half").code == 130
+    if change == "corpus.txt":
+        lab.put(change, PEOPLE.corpus + "Where?\n")
+    words, before = (
+        words + f" {change} --max_epochs {1 + ('epochs' in change)}" * ("--" in change) + " --resume",
+        params(),
+    )
+    lab.refuses(rf"half\.checkpoint: belongs to a run with {OTHERS[change]}", words, "--writing_params_path half")
+    says = f"out: is there, but the parameters were made with {OTHERS[change]}; trained afresh"
+    assert len(re.findall(f"^{says}$", lab.ok(words).stdout, re.M)) == 1
+    assert not same(params(), before)
+
+
+@pytest.mark.parametrize("kind", ["foreign", "old", "stamp of another", "text"])
+def test_parameters_that_do_not_say_how_they_were_made(lab, kind):
+    """Other code's parameters, the old code's, or whatever lies there: trained afresh after a line."""
+    state = torch.load("base", weights_only=True)
+    entry = {"old": {"settings": {"seed": 0}, "vocabulary": "x"}, "stamp of another": {"format": 2}}.get(kind)
+    state._metadata = {"name_places": {"json": json.dumps(entry)}} if entry else {}
+    torch.save(state, "out")
+    if kind == "text":
+        lab.put("out", "what may this be?")
+    said = lab.ok(PRETRAIN, "--resume").stdout
+    assert said.count("out: is there, but the parameters do not say how they were made; trained afresh\n") == 1
+    assert same(params(), params("base"))
+    assert "already complete" in lab.ok(PRETRAIN, "--resume").stdout
+
+
+def test_checkpoints_of_the_old_code(lab):
+    """They are refused in one line, and not touched."""
+    torch.save({"settings": "{}", "trainer": {"step": 3}}, "out.checkpoint")
+    lab.refuses(r"out\.checkpoint: was written by an earlier version[^;]*", PRETRAIN, "--resume")
+
+
+@pytest.mark.parametrize("first, second", [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_the_precision_of_the_checkpoint_continues(lab, monkeypatch, first, second):
+    """A run goes on, and counts as complete, on a machine for which auto means something else.
+
+    Bug: a resume on another GPU type was refused, though it is the same command.
+    """
+    lab.ok(PRETRAIN, OFTEN, f"--precision {first} --writing_params_path whole")
+    monkeypatch.setattr(session, "pick_precision", lambda name, device: first)
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, stop)
+        assert lab(PRETRAIN, OFTEN).code == 130
+    monkeypatch.setattr(session, "pick_precision", lambda name, device: second)
+    said = lab.ok(PRETRAIN, OFTEN, "--resume").stdout
+    assert "resuming at step 4" in said and f", {first}; writes out" in said
+    assert same(params(), params("whole"))
+    assert "already complete" in lab.ok(PRETRAIN, OFTEN, "--resume").stdout
+
+
+# ---------------------------------------------------------------- divergence, threads, consoles
+
+
+def spoil(monkeypatch, step: int) -> None:
+    """Make the gradients NaN in the step behind this one."""
+
+    def on_step(self, trainer):
+        if trainer.step == step:
+            trainer.model.head.weight.register_hook(lambda gradient: gradient * math.nan)
+
+    monkeypatch.setattr(callbacks.TensorBoardLog, "on_step", on_step)
+
+
+def test_divergence_keeps_the_last_good_checkpoint(lab, monkeypatch):
+    """A NaN stops the run with step, rate and advice; the checkpoint of the step before stays, all of it finite."""
+    spoil(monkeypatch, 4)
+    handler = signal.getsignal(signal.SIGTERM)
+    result = lab(PRETRAIN, OFTEN)
+    assert result.code == 2
+    says = r"the loss diverged at step 5 \([^;]*nan\) with learning rate \d\.\d\de-0\d; [^\n]*--pretrain_lr[^\n]*"
+    assert re.fullmatch(rf"error: {says}out\.checkpoint keeps the last good state\n", result.stderr)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    trainer = torch.load("out.checkpoint", weights_only=True)["trainer"]
+    assert trainer["step"] == 4
+    assert all(bool(value.isfinite().all()) for value in trainer["model"].values())
+    assert not (lab.folder / "out").exists()
+
+
+def test_exploding_loss_is_divergence(lab):
+    """Bug: a loss of 200 is a number, so a run at an absurd rate went on to the end and wrote its parameters."""
+    result = lab(PRETRAIN, OFTEN, "--pretrain_lr 10 --batch_size 1 --max_epochs 6 --precision float32")
+    says = (
+        r"error: the loss diverged: at step (\d+) it is [\d.e+]+, guessing has 3\.\d+, with learning rate \S+; [^\n]+\n"
+    )
+    found = re.fullmatch(says, result.stderr)
+    assert result.code == 2 and "--pretrain_lr" in result.stderr
+    kept = torch.load("out.checkpoint", weights_only=True)["trainer"]["step"]
+    assert kept <= int(found[1]) - callbacks.Divergence.STEPS
+    assert not (lab.folder / "out").exists()
+
+
+@pytest.mark.parametrize("values, bad", [([16.0] * 50, 0), ([17.0] * 19 + [5.0] + [17.0] * 19, 19)])
+def test_high_losses_that_are_no_divergence(values, bad):
+    """Losses below thrice that of guessing (ln 260), and bad ones that recover within 20 steps, do not stop a run."""
+    watch, model = callbacks.Divergence(), SimpleNamespace(config=SimpleNamespace(vocab_size=260))
+    for step, loss in enumerate(values, 1):
+        watch.on_step(SimpleNamespace(model=model, last=SimpleNamespace(number=step, loss=loss, lr=0.1)))
+    assert watch.bad_steps == bad
+
+
+def test_training_in_a_thread(lab):
+    """Bug: signal handlers are the main thread's, and a notebook's or a dashboard's thread got a ValueError."""
+    found = []
+    words = [*PRETRAIN.split(), "--device", "cpu"]
+    thread = threading.Thread(target=lambda: found.append(run.main(words)))
+    thread.start()
+    thread.join()
+    assert found == [0]
+    assert same(params(), params("base"))
+
+
+def test_errors_of_other_threads_are_seen(lab, monkeypatch):
+    """Bug: threading.excepthook was replaced during a training, and other threads' errors vanished."""
+    seen = []
+    monkeypatch.setattr(threading, "excepthook", hook := seen.append)
+
+    def fail() -> None:
+        (thread := threading.Thread(target=lambda: 1 / 0)).start()
+        thread.join()
+
+    at_step(monkeypatch, 1, fail)
+    lab.ok(PRETRAIN)
+    assert [failure.exc_type for failure in seen] == [ZeroDivisionError]
+    assert threading.excepthook is hook
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_on_a_terminal_else_a_line_an_epoch(lab, monkeypatch, terminal):
+    """On a terminal one bar on stderr, elsewhere a line an epoch; an error has its own line below the bar."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    words = f"{PRETRAIN} --max_epochs 3 --batch_size 8"
+    result = lab(words)
+    epochs = [line for line in result.stdout.splitlines() if line.startswith("epoch ")]
+    assert len(epochs) == (0 if terminal else 3)
+    assert ("6/6" in result.stderr) == bool(result.stderr) == terminal
+    spoil(monkeypatch, 1)
+    result = lab(words)
+    assert result.code == 2
+    assert result.stderr.split("\n")[-2].startswith("error: the loss diverged")
