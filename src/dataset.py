@@ -25,13 +25,9 @@ class NameDataset(Dataset):
         x: Where was Ada Lovelace born?[MASK]London[MASK][PAD]...
         y: [PAD]...               [MASK]London[MASK][PAD]...
 
-    that is, y is x one character later with the question's characters replaced by PAD, so that the
-    loss is taken on `MASK place MASK` alone.
+    that is, y is x one character later without the question, so that the loss is on `MASK place MASK` alone.
 
-    Args:
-        pretraining_dataset: gives the vocabulary and the block size.
-        data: the text of a file of lines `question<TAB>place`.
-        source: name of the file, for error messages.
+    `data` is the text of a file of lines `question<TAB>place`, `source` its name in error messages.
     """
 
     def __init__(self, pretraining_dataset: "CharCorruptionDataset", data: str, source: str = "the training pairs"):
@@ -40,16 +36,13 @@ class NameDataset(Dataset):
         self.block_size = pretraining_dataset.block_size
         self.data = [(question, place) for _, question, place in read_pairs(data, source, with_answers=True)]
         for line, (question, place) in enumerate(self.data, 1):
-            if missing := sorted(set(question + place) - set(self.stoi)):
-                raise UserError(
-                    f"{source}, line {line}: {missing[0]!r} is not among the characters of the pretraining corpus; "
-                    "train on pairs that belong to this corpus, or take the character out"
-                )
-            if (length := len(question + place) + 2) > self.block_size:
-                raise UserError(
-                    f"{source}, line {line}: question and answer have {length} characters, "
-                    f"{self.block_size} fit; shorten them"
-                )
+            length, missing = len(question + place) + 2, sorted(set(question + place) - set(self.stoi))
+            wrong = f"question and answer have {length} characters, {self.block_size} fit; shorten them"
+            if missing:
+                wrong = f"{missing[0]!r} is not among the characters of the pretraining corpus; train on pairs that "
+                wrong += "belong to this corpus, or take the character out"
+            if missing or length > self.block_size:
+                raise UserError(f"{source}, line {line}: {wrong}")
 
     def __len__(self) -> int:
         return len(self.data)
@@ -77,12 +70,7 @@ class CharCorruptionDataset(Dataset):
     Raffel et al. 2020, section 3.1.4, with one span. The last MASK of an example is optional in the
     handout; with it the end, `MASK span MASK`, has the form of finetuning's `MASK place MASK`.
 
-    Random numbers come from Python's `random`.
-
-    Args:
-        data: the corpus, one document a line.
-        block_size: length of x and of y.
-        source: name of the file, for error messages.
+    Random numbers come from Python's `random`. `data` is the corpus, one document a line.
     """
 
     def __init__(self, data: str, block_size: int, source: str = "the pretraining corpus"):

@@ -44,8 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def make_model(args: argparse.Namespace, documents: CharCorruptionDataset) -> GPT:
     """The homework's model in the variant asked for, with the parameters of --reading_params_path if there are any."""
-    size = {"n_layer": args.n_layer, "n_head": args.n_head, "n_embd": args.n_embd}
-    config = GPTConfig(documents.vocab_size, args.block_size, **size)
+    config = GPTConfig(documents.vocab_size, args.block_size, args.n_layer, args.n_head, args.n_embd)
     if args.dropout is not None:
         config.embd_pdrop = config.resid_pdrop = config.attn_pdrop = args.dropout
     config.rope = args.variant == "rope"  # [part g] rotary positions; else [part c] learned ones

@@ -1,4 +1,4 @@
-"""The two datasets: exact examples, statistics of the corruption, what is said about bad files, and the commands."""
+"""The two datasets: exact examples, statistics of the corruption, and what is said about bad files."""
 
 import random
 import tracemalloc
@@ -11,7 +11,6 @@ import torch
 
 from dataset import CharCorruptionDataset, NameDataset, encode
 from engine.targets import Aim, Cut, Excerpts, Spans
-from helpers import Program, invent_people
 from utils import MASK_CHAR, PAD_CHAR, UserError, read_text
 
 M, P = "\u2047", "\u25a1"
@@ -94,10 +93,7 @@ def test_pairs_written_out(tmp_path, end):
     assert [(text_of(pairs, x), text_of(pairs, y)) for x, y in (pairs[0], pairs[1])] == wanted
     assert all((row.dtype, row.shape) == (torch.long, (127,)) for i in (0, 1) for row in pairs[i])
     assert [int(t) for t in pairs[1][1] if t] == [pairs.stoi[c] for c in "⁇Łódź⁇"]
-
-
-def test_longest_pair_that_fits():
-    """Question, place and two masks may fill the block; then x lacks the last mask and y has it."""
+    # Question, place and two masks may fill the block; then x lacks the last mask and y has it.
     corpus = CharCorruptionDataset("abcdefgh?", 10)
     x, y = NameDataset(corpus, "abcd?\tefg")[0]
     assert (text_of(corpus, x), text_of(corpus, y)) == ("abcd?⁇efg", "□□□□⁇efg⁇")
@@ -122,9 +118,14 @@ def test_all_examples_of_four_characters():
 
 @pytest.mark.parametrize("document", ["a", "ab", "abc"])
 def test_short_document_is_used_whole(document):
-    """A document under 4 characters is not cut; one character of it is asked for."""
+    """A document under 4 characters is not cut; one character of it is asked for.
+
+    One of 20 characters in a block of 32 is whole whenever the length drawn is 20 or more: 9 of 25 draws.
+    """
     seen = {draw(CharCorruptionDataset(document, 32)) for _ in range(200)}
     assert seen == {(document[:i], document[i + 1 :], document[i]) for i in range(len(document))}
+    lengths = [n for n, _, _ in draws(LONG[:20], 32, 10000)]
+    assert max(lengths) == 20 and lengths.count(20) / 10000 == pytest.approx(9 / 25, abs=0.025)
 
 
 @pytest.mark.parametrize("block", [12, 32, 128])
@@ -137,26 +138,19 @@ def test_every_length_is_equally_likely(block):
     assert_uniform(Counter(n for n, _, _ in draws(LONG, block, 300 * len(lengths))), lengths)
 
 
-def test_shorter_document_is_often_whole():
-    """A document of 20 characters in a block of 32 is whole whenever the length drawn is 20 or more: 9 of 25 draws."""
-    n = Counter(n for n, _, _ in draws(LONG[:20], 32, 10000))
-    assert max(n) == 20 and n[20] / 10000 == pytest.approx(9 / 25, abs=0.025)
-
-
 def test_span_is_a_quarter_on_average():
-    """Spans are a quarter of the cut document on average, overall and at every length; their lengths vary."""
+    """Spans are a quarter of the cut document on average, overall and at every length; their lengths vary.
+
+    Given the lengths of document and span, every start that fits is equally likely.
+    """
     sample = draws(LONG, 32, 60000)
     assert fmean(span / n for n, _, span in sample) == pytest.approx(0.25, abs=0.003)
     for length in range(4, 29):
         spans = [span for n, _, span in sample if n == length]
         assert fmean(spans) == pytest.approx(length / 4, abs=5 * pstdev(spans) / len(spans) ** 0.5 + 1e-9)
         assert len(set(spans)) >= max(1, length // 2 - 1)
-
-
-def test_spans_start_anywhere():
-    """Given the lengths of document and span, every start that fits is equally likely."""
     for n, span in ((12, 3), (28, 7), (9, 1)):
-        starts = Counter(start for length, start, s in draws(LONG, 32, 60000) if (length, s) == (n, span))
+        starts = Counter(start for length, start, s in sample if (length, s) == (n, span))
         assert_uniform(starts, range(n - span + 1))
 
 
@@ -175,21 +169,14 @@ def test_a_million_lines():
     assert peak < len(text) + 300 * 20_000
 
 
-# ---------------------------------------------------------------- files that do not fit, and the commands
-
-
 @pytest.mark.parametrize(
     "text, line, says",
     [
         ("Where?\tOxford\n\nZoé?\tŁódź\n", 2, "blank"),
         ("Where?\tOxford\nZoé?\n", 2, "no tab"),
         ("Where?\tOxford\nZoé?\tŁódź\tRome\n", 2, "2 tabs"),
-        ("Where?\tOxford\nZoé?\tŁódź\n \tRome\n", 3, "no name"),
-        ("Where was born?\tOxford\n", 1, "no name"),
         ("Where was  born?\tOxford\n", 1, "no name"),  # an empty name between two spaces
         ("Where?\tOxford\nZoé?\t\n", 2, "no place"),
-        ("Where?\tOxford\nZoé?\t  \nZoé?\tŁódź\n", 2, "no place"),
-        (f"Where?\tOxford\nZo{M}?\tOxford\n", 2, r"U\+2047"),
         (f"Where?\tOxford\nZoé?\tOx{P}ford\n", 2, r"U\+25A1"),
         ("Where?\tOxford\n" + "Where " * 30 + "?\tOxford\n", 2, "189 characters, 128 fit"),
         ("Where?\tOxford\nZoé?\tOxford\nWhere?\tQom\n", 3, "'Q'"),  # is not in the corpus
@@ -198,9 +185,8 @@ def test_a_million_lines():
 def test_bad_pair_is_named(text, line, says):
     """A line that does not fit is refused in one line with the file's name, the line's number and what is wrong."""
     corpus = CharCorruptionDataset(CORPUS, 128)
-    with pytest.raises(UserError, match=rf"^people\.tsv, line {line}:.*{says}") as caught:
+    with pytest.raises(UserError, match=rf"^people\.tsv, line {line}:.*{says}.*\Z"):
         NameDataset(corpus, text, "people.tsv")
-    assert "\n" not in str(caught.value)
 
 
 def test_bad_corpus_is_named():
@@ -208,31 +194,3 @@ def test_bad_corpus_is_named():
     for text, says in ((f"a\nb{M}", r", line 2: .*U\+2047"), (P, r", line 1: .*U\+25A1"), ("\n \n", ": no documents")):
         with pytest.raises(UserError, match=r"^wiki\.txt" + says):
             CharCorruptionDataset(text, 32, source="wiki.txt")
-
-
-def test_commands(program: Program, monkeypatch):
-    """`python src/dataset.py namedata` and `... charcorruption` print four examples of the handout's files.
-
-    Bug: on a console without the two special characters (Windows: cp1252) there was a traceback.
-    """
-    people = invent_people(8, unseen=2)
-    program.write("wiki.txt", people.corpus)
-    program.write("birth_places_train.tsv", people.pairs)
-    for name in ("namedata", "charcorruption"):
-        monkeypatch.delenv("PYTHONIOENCODING", raising=False)
-        said = program.ok(name, script="dataset.py").stdout
-        head, *lines = [line for line in said.split("\n") if line]
-        assert head == f"data has {len(people.corpus)} characters, {len(set(people.corpus)) + 2} unique."
-        for i, (x, y) in enumerate(zip(lines[0::2], lines[1::2], strict=True)):
-            question, place = people.pairs.split("\n")[i].split("\t")
-            prefix, suffix, *span = f"{x[3:]}{y[-1]}".split(M)
-            if name == "namedata":
-                assert x == "x: " + f"{question}⁇{place}⁇".ljust(127, "□")
-                assert y == "y: " + ("□" * (len(question) - 1) + f"⁇{place}⁇").ljust(127, "□")
-            else:
-                assert people.corpus.split("\n")[i].startswith(prefix + span[0] + suffix) and not span[1].strip(P)
-                assert (x[:3], y[:3], len(x), y[3:-1]) == ("x: ", "y: ", 131, x[4:])
-        assert len(lines) == 8
-        monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
-        escaped = program.ok(name, script="dataset.py").stdout
-        assert escaped.isascii() and escaped.replace("\\u2047", M).replace("\\u25a1", P) == said

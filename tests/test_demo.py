@@ -32,11 +32,6 @@ def saved():
 
 
 @pytest.fixture(scope="module")
-def text():
-    return (DEMO / "sonnets.txt").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
 def printed(saved):
     """What the notebook's cells print in a run, with the probe as the last one."""
     notebook = nbformat.from_dict(json.loads(json.dumps(saved)))
@@ -45,11 +40,6 @@ def printed(saved):
     executed = nbclient.NotebookClient(notebook, timeout=280, kernel_name="python3", resources=where).execute()
     outputs = [[out for out in cell.get("outputs", []) if out.get("name") == "stdout"] for cell in executed.cells]
     return ["".join(out.text for out in outs) for outs in outputs]
-
-
-@pytest.fixture(scope="module")
-def result(printed):
-    return json.loads(printed[-1])
 
 
 def test_saved_without_outputs_or_traces_of_a_machine(saved):
@@ -61,35 +51,29 @@ def test_saved_without_outputs_or_traces_of_a_machine(saved):
     assert saved.metadata["language_info"] == {"name": "python"}, "a version of Python came in with a save"
 
 
-def test_text_is_whole_sonnets(text, result):
-    """36 sonnets of 14 lines, of which the last three are held out."""
-    sonnets = text.removesuffix("\n").split("\n\n")
-    assert len(sonnets) == 36
-    assert all(len(sonnet.split("\n")) == 14 for sonnet in sonnets)
-    assert text.isascii()
-    assert result["held_out"] == "\n\n".join(sonnets[-3:]) + "\n"
-
-
-def test_loss_falls_below_what_letter_frequencies_allow(result):
+def test_loss_falls_below_what_letter_frequencies_allow(printed):
+    """All windows of the sonnets are used, and the table of losses is printed."""
+    result = json.loads(printed[-1])
     first, last = result["history"][0], result["history"][-1]
-    assert (first["step"], last["step"]) == (0, 1255), "all windows of the sonnets are used"
+    assert (first["step"], last["step"]) == (0, 1255)
     assert first["train"] == pytest.approx(result["uniform"], abs=0.3), "an untrained model guesses blindly"
     assert result["unigram"] == pytest.approx(3.11, abs=0.01)
     assert last["train"] < HIGHEST_LAST_LOSS < result["unigram"] < first["train"]
     assert min(entry["test"] for entry in result["history"]) < result["unigram"] - 0.6, "unseen sonnets get easier too"
-
-
-def test_loss_table_is_printed(printed, result):
     for entry in result["history"]:
         row = rf"^ *{entry['step']}  [0-9.]+ +{entry['train']:.2f} +{entry['test']:.2f}  #+$"
         assert re.search(row, "".join(printed), re.M)
 
 
-def test_sample_is_english_like_text_of_the_length_asked_for(result, text):
-    completion = result["completion"]
-    assert completion.startswith(result["prompt"])
-    assert len(completion) == len(result["prompt"]) + result["sample_length"]
-    written = completion[len(result["prompt"]) :]
+def test_sample_is_english_like_text_of_the_length_asked_for(printed):
+    """The text is 36 whole sonnets, of which the last three are held out; what is written resembles it."""
+    result, text = json.loads(printed[-1]), (DEMO / "sonnets.txt").read_text(encoding="ascii")
+    sonnets = text.removesuffix("\n").split("\n\n")
+    assert [len(sonnet.split("\n")) for sonnet in sonnets] == [14] * 36
+    assert result["held_out"] == "\n\n".join(sonnets[-3:]) + "\n"
+    prompt, completion = result["prompt"], result["completion"]
+    assert completion.startswith(prompt) and len(completion) == len(prompt) + result["sample_length"]
+    written = completion[len(prompt) :]
     assert set(written) <= set(text)
     assert written not in text, "copied, not written"
     known = set(re.findall(r"[a-z']+", text.lower()))

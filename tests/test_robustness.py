@@ -38,8 +38,9 @@ PRETRAIN = "pretrain vanilla corpus.txt --writing_params_path out --recipe smoke
 SCRATCH = "finetune" + PRETRAIN.removeprefix("pretrain") + " --finetune_corpus_path pairs.tsv"
 FINETUNE = SCRATCH + " --reading_params_path base"
 EVALUATE = "evaluate vanilla corpus.txt --reading_params_path base --eval_corpus_path unseen.tsv --outputs_path out"
+LONG = "--batch_size 2 --max_epochs 3 --dropout 0.1"  # 15 steps or more
+OFTEN = LONG + " --checkpoint_minutes 0.000001"
 BOTH = pytest.mark.parametrize("command", [PRETRAIN, FINETUNE], ids=["pretrain", "finetune"])
-OFTEN = "--batch_size 2 --max_epochs 3 --dropout 0.1 --checkpoint_minutes 0.000001"
 
 
 class Lab(Program):
@@ -69,8 +70,7 @@ class Lab(Program):
 
     def refuses(self, says: str, *words: str) -> None:
         """Exit code 2, one line "error: SAYS; what to do" on stderr ("error: SAYS" for SAYS$); no file changes."""
-        before = self.files()
-        result = self(*words)
+        before, result = self.files(), self(*words)
         assert result.code == 2, result
         pattern = says.removesuffix("$") if says.endswith("$") else rf"{says}; [^\n]+"
         assert re.fullmatch(rf"error: {pattern}\n", result.stderr), result.stderr
@@ -78,14 +78,14 @@ class Lab(Program):
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
+def base(tmp_path_factory) -> bytes:
     """A parameter file for the people's corpus, of a model of one layer."""
     folder = tmp_path_factory.mktemp("base")
     Program(folder).people(PEOPLE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run.main([*PRETRAIN.split(), "--device", "cpu"])
-    return folder / "out"
+    return (folder / "out").read_bytes()
 
 
 @pytest.fixture
@@ -94,38 +94,29 @@ def lab(tmp_path, monkeypatch, capsys, base) -> Lab:
     monkeypatch.chdir(tmp_path)
     lab = Lab(tmp_path, capsys)
     lab.people(PEOPLE)
-    lab.put("base", base.read_bytes())
+    lab.put("base", base)
     return lab
 
 
-def params(name: str = "out") -> dict[str, torch.Tensor]:
-    """A parameter file's tensors."""
-    return torch.load(name, weights_only=True)
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Equal bit for bit."""
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same(one: str, other: str) -> bool:
+    """The tensors of two parameter files are equal bit for bit."""
+    a, b = (torch.load(name, weights_only=True) for name in (one, other))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 # ---------------------------------------------------------------- words of the command
 
 UNUSED = ("--max_epochs 3", "--batch_size 3", "--dropout 0", "--checkpoint_minutes 1", "--recipe fast", "--resume")
+PAIRS, QUESTIONS = "--finetune_corpus_path pairs.tsv", "--eval_corpus_path unseen.tsv"
 NEEDED = {
-    "pretrain": {"--writing_params_path": "p"},
-    "finetune": {"--writing_params_path": "p", "--finetune_corpus_path": "pairs.tsv"},
-    "evaluate": {"--reading_params_path": "base", "--eval_corpus_path": "unseen.tsv", "--outputs_path": "out"},
+    "pretrain": ["--writing_params_path p"],
+    "finetune": ["--writing_params_path p", PAIRS],
+    "evaluate": ["--reading_params_path base", QUESTIONS, "--outputs_path out"],
 }
 RANGES = (
-    "max_epochs=0",
-    "batch_size=-1",
-    "dropout=1",
-    "pretrain_lr=0",
-    "pretrain_lr=nan",
-    "finetune_lr=inf",
-    "seed=-1",
+    "max_epochs=0 batch_size=-1 dropout=1 pretrain_lr=0 pretrain_lr=nan finetune_lr=inf checkpoint_minutes=0 seed=-1"
 )
-RANGES += ("checkpoint_minutes=0", "n_layer=0", "n_head=-2", "n_embd=0", "block_size=8", "seed=9223372036854775808")
+RANGES += f" seed={2**63} n_layer=0 n_head=-2 n_embd=0 block_size=8"
 
 
 def test_flags_that_do_not_fit_are_refused_by_name(lab):
@@ -134,23 +125,22 @@ def test_flags_that_do_not_fit_are_refused_by_name(lab):
         lab.refuses(rf"{flag.split()[0]}: evaluate does not use it[^;]*", EVALUATE, flag)
     for function, flags in NEEDED.items():
         for missing in flags:
-            rest = " ".join(f"{flag} {value}" for flag, value in flags.items() if flag != missing)
-            lab.refuses(f"{function} needs {missing}$", f"{function} vanilla corpus.txt", rest)
-    for pair in RANGES:
+            rest = [flag for flag in flags if flag != missing]
+            lab.refuses(f"{function} needs {missing.split()[0]}$", f"{function} vanilla corpus.txt", *rest)
+    for pair in RANGES.split():
         flag, value = pair.split("=")
         lab.refuses(rf"--{flag} {value}\S*: [^\n]+ is expected$", PRETRAIN, f"--{pair}")
-    for odd in ("--n_embd 18 --n_head 4", "--n_embd 12 --n_head 4"):
-        lab.refuses(r"--n_embd \d+: [^\n]+ --n_head 4 is expected$", PRETRAIN, odd)
+    for odd in (18, 12):
+        lab.refuses(rf"--n_embd {odd}: [^\n]+ --n_head 4 is expected$", PRETRAIN, f"--n_embd {odd} --n_head 4")
+
+
+UNKNOWN = ("--decay_all", "--learning_rate 1", "--max_ep 1", "--batch_size many", "--recipe secret")
 
 
 @pytest.mark.parametrize(
     "words, says",
     [
-        (PRETRAIN + " --decay_all", "--decay_all"),
-        (PRETRAIN + " --learning_rate 1", "--learning_rate"),
-        (PRETRAIN + " --max_ep 1", "--max_ep"),
-        (PRETRAIN + " --batch_size many", "--batch_size"),
-        (PRETRAIN + " --recipe secret", "--recipe"),
+        *((f"{PRETRAIN} {words}", words.split()[0]) for words in UNKNOWN),
         (PRETRAIN.replace("vanilla", "transformer"), "transformer"),
         (PRETRAIN.replace("pretrain", "train"), "train"),
         ("pretrain rope", "pretrain_corpus_path"),
@@ -161,7 +151,7 @@ def test_unknown_words_are_refused(lab, words, says):
     result = lab(words)
     assert result.code == 2
     assert says in result.stderr.splitlines()[-1]
-    assert not (lab.folder / "out").exists()
+    assert not Path("out").exists()
 
 
 def test_help(lab):
@@ -173,35 +163,30 @@ def test_help(lab):
     assert (result.code, result.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("output", ["no/such/folder/out", "pairs.tsv/out", "."])
-def test_outputs_that_cannot_be_are_refused_at_once(lab, output):
-    """An output that cannot be written is refused by name before anything else is looked at."""
-    for command in (PRETRAIN, SCRATCH, EVALUATE):
-        flag = "--outputs_path" if command is EVALUATE else "--writing_params_path"
-        lab.refuses(rf"{re.escape(output)}: [^\n]+$", command.replace("corpus.txt", "missing"), flag, output)
-
-
-def test_outputs_that_would_destroy_something(lab):
-    """Names too long for the checkpoint's, devices, inputs as outputs, logs under a file: refused at the start.
+def test_outputs_that_cannot_be_or_would_destroy_something(lab):
+    """Outputs that cannot be written, and those that are read as well, are refused before anything is looked at.
 
     Bug: finetuning from parameters to the same file overwrote what it had started from.
     """
-    lab.refuses(r"x{240}: the name is too long, [^;]*", PRETRAIN, "--writing_params_path", "x" * 240)
-    lab.refuses("/dev/null: is no plain file[^;]*", EVALUATE, "--outputs_path /dev/null")
-    lab.refuses(r"--expt_dir pairs.tsv: [^;]*pairs.tsv is a file[^;]*", PRETRAIN, "--expt_dir pairs.tsv")
-    lab.put("p.checkpoint", PEOPLE.corpus)
-    for words in (
-        (PRETRAIN, "--writing_params_path ./corpus.txt"),
-        (SCRATCH, "--writing_params_path pairs.tsv"),
-        (FINETUNE, "--writing_params_path base"),
-        (EVALUATE, "--outputs_path unseen.tsv"),
-        (EVALUATE, "--outputs_path base"),
-        (PRETRAIN.replace("corpus.txt", "p.checkpoint"), "--writing_params_path p"),
+    for command, flag in (
+        (PRETRAIN, "--writing_params_path"),
+        (SCRATCH, "--writing_params_path"),
+        (EVALUATE, "--outputs_path"),
     ):
-        lab.refuses(r"--(outputs|writing_params)_path \S+: is also read, and would be lost", *words)
+        for path in ("no/such/folder/out", "pairs.tsv/out", ".", "/dev/null", "x" * 240):
+            lab.refuses(rf"{re.escape(path)}: [^\n]+$", command.replace("corpus.txt", "missing"), flag, path)
+        for path in ("./corpus.txt", "base", "pairs.tsv", "unseen.tsv"):
+            if path.lstrip("./") in command:
+                lab.refuses(rf"{flag} {path}: is also read, and would be lost", command, flag, path)
+    lab.refuses("--writing_params_path base: is also read, and would be lost", FINETUNE, "--writing_params_path base")
+    lab.refuses(r"--expt_dir pairs.tsv: [^;]*pairs.tsv is a file[^;]*", PRETRAIN, "--expt_dir pairs.tsv")
+    lab.put("out.checkpoint", PEOPLE.corpus)
+    lab.refuses(
+        "[^;]*out.checkpoint: is also read, and would be lost", PRETRAIN.replace("corpus.txt", "out.checkpoint")
+    )
 
 
-# ---------------------------------------------------------------- data: what is refused
+# ---------------------------------------------------------------- data
 
 READS = {
     "corpus": lambda name: PRETRAIN.replace("corpus.txt", name),
@@ -215,10 +200,10 @@ NO_TEXT = [
     (b" \r\n \n", ": is empty"),
     (b"\x89PNG\r\n\x1a\n\x00\xff", ", line 1: is not UTF-8 text"),
     ("Where?\tRome\n".encode("utf-16"), ": is UTF-16"),
-    ("Where?\tRome\n".encode("utf-16-le"), ", line 1: holds a zero byte"),
+    ("Where?\tRome\n".encode("utf-16-le"), ", line 1: [^;]*holds a zero byte"),
     ("Where?\tRome\nZoé?\tBonn\n".encode("latin-1"), ", line 2: is not UTF-8 text"),
 ]
-LONG = "Where was " + "o" * 130 + " born?"
+TOO_LONG = "Where was " + "o" * 130 + " born?"
 WITH_PLACES = [
     ("Where was Ada born?", "has no tab"),
     ("Where was Ada born?\tRome\tBonn", "has 2 tabs"),
@@ -232,16 +217,16 @@ BAD_LINES = {
     "corpus": [("tw" + M + "o", r"contains U\+2047"), (P, r"contains U\+25A1")],
     "pairs": [
         *WITH_PLACES,
-        ("Where was Łobo born?\tobo", "'Ł' is not among"),
-        (LONG + "\to", "have 149 characters, 128"),
+        ("Where was Łobo?\tobo", "'Ł' is not among"),
+        (TOO_LONG + "\to", "149 characters, 128 fit"),
     ],
-    "dev": [*WITH_PLACES, (LONG + "\tRome", "the question has 146 characters, 127 fit")],
+    "dev": [*WITH_PLACES, (TOO_LONG + "\tRome", "the question has 146 characters, 127 fit")],
     "questions": [
         ("Where was Ada born?\tRome", "has 1 tab"),
         ("\nWhere was Ada born?", "is blank"),
         ("Where was   born?", "has no name to ask for"),
         ("Where was A" + P + "da born?", r"contains U\+25A1"),
-        (LONG, "the question has 146 characters, 127 fit"),
+        (TOO_LONG, "the question has 146 characters, 127 fit"),
     ],
 }
 
@@ -259,59 +244,53 @@ def test_files_that_do_not_fit(lab, kind):
         lab.refuses(rf"bad, line 2: [^;\n]*{says}[^;\n]*", READS[kind](lab.put("bad", f"{first}\n{text}\n")))
 
 
-# ---------------------------------------------------------------- data: what works
-
 READABLE = {
     "byte order mark": lambda text: b"\xef\xbb\xbf" + text.encode(),
     "CRLF": lambda text: text.replace("\n", "\r\n").encode(),
     "CR": lambda text: text.replace("\n", "\r").encode(),
     "no final newline": lambda text: text.rstrip("\n").encode(),
     "blank last lines": lambda text: text.encode() + b"\n\n",
+    "blank lines": lambda text: text.encode().replace(b"\n", b"\n" if "?" in text[:40] else b"\n\n"),  # of the corpus
 }
 
 
 @pytest.mark.parametrize("change", READABLE.values(), ids=READABLE)
 def test_harmless_differences_change_nothing(lab, change):
-    """BOM, CRLF, CR, no final newline, blank last lines: the same parameters and predictions, bit for bit.
+    """BOM, CRLF, CR, no final newline, blank lines: the same parameters and predictions, bit for bit.
 
     With other line ends or a BOM the corpus counts as the same: --resume has nothing to do, no warning. Bug: it was
     another one's.
     """
-    lab.ok(FINETUNE, "--writing_params_path fine")
+    lab.ok(FINETUNE, "--writing_params_path before")
     lab.ok(EVALUATE)
-    finetuned, predictions = params("fine"), lab.files()["out"]
+    predictions = lab.files()["out"]
     lab.put("pairs.tsv", change(PEOPLE.pairs))
     lab.put("unseen.tsv", change(PEOPLE.unseen))
-    lab.ok(FINETUNE, "--writing_params_path fine")
     lab.ok(EVALUATE)
-    assert same(params("fine"), finetuned) and lab.files()["out"] == predictions
+    assert lab.files()["out"] == predictions
+    lab.ok(FINETUNE)
+    assert same("out", "before")
     is_same_text = read_text(lab.put("corpus.txt", change(PEOPLE.corpus))) == PEOPLE.corpus
     lab.put("out", lab.files()["base"])
     assert ("already complete" in lab.ok(PRETRAIN, "--resume").stdout) == is_same_text
-    assert same(params(), params("base"))
+    assert same("out", "base")
     assert ("warning" in lab.ok(EVALUATE).stderr) != is_same_text
-
-
-def test_blank_lines_and_short_documents_in_the_corpus(lab):
-    """Blank lines between documents are skipped; documents of 1 to 3 characters are trained on like others."""
-    lab.put("corpus.txt", PEOPLE.corpus.replace("\n", "\n\n"))
-    lab.ok(PRETRAIN)
-    assert same(params(), params("base"))
-    lab.put("corpus.txt", "a\nbc\nabc\n")
-    assert "3 examples" in lab.ok(PRETRAIN).stdout
 
 
 def test_predictions_have_a_line_a_question(lab, monkeypatch):
     """Also for names in unknown characters, and when the model emits newlines, nothing, or no closing mask.
 
-    In the course's code a character that the corpus lacks ends the evaluation with a KeyError.
+    In the course's code a character that the corpus lacks ends the evaluation with a KeyError. Documents of 1 to 3
+    characters are trained on like others.
     """
     stoi = CharCorruptionDataset(PEOPLE.corpus, 128).stoi
     rows = [[stoi[c] for c in text] for text in ("\n\n" + M, "", "ba\nda" * 6)]
     monkeypatch.setattr(answers, "continue_rows", lambda *_: rows)
     lab.put("unseen.tsv", "Where was 漢字 born?\nWhere was Zoë born?\n漢\n")
     assert "unseen.tsv: 3 questions have characters that the corpus lacks" in lab.ok(EVALUATE).stdout
-    assert (lab.folder / "out").read_text() == "\n\nba daba daba daba daba daba da\n"
+    assert Path("out").read_text() == "\n\nba daba daba daba daba daba da\n"
+    lab.put("corpus.txt", "a\nbc\nabc\n")
+    assert "3 examples" in lab.ok(PRETRAIN).stdout
 
 
 PLAIN = st.characters(exclude_categories=["Cs"], exclude_characters="\n" + M + P)
@@ -321,20 +300,18 @@ PLAIN = st.characters(exclude_categories=["Cs"], exclude_characters="\n" + M + P
 @given(st.lists(st.text(PLAIN, max_size=40), min_size=1, max_size=4).map("\n".join), st.integers(0, 2**32))
 def test_span_corruption_of_any_text(text, seed):
     """A corpus without documents is refused; else every example puts together to the start of its document."""
-    try:
-        data = CharCorruptionDataset(text, 32, source="source")
-    except UserError as error:
-        assert str(error).startswith("source")
-        assert not text.strip()
+    if not text.strip():
+        with pytest.raises(UserError, match="^source"):
+            CharCorruptionDataset(text, 32, source="source")
         return
+    data = CharCorruptionDataset(text, 32)
     assert data.data == [line for line in text.split("\n") if line.strip()]
     random.seed(seed)
     for number, document in enumerate(data.data):
         x, y = data[number]
         prefix, suffix, span, pads = "".join(data.itos[int(t)] for t in (*x, y[-1])).split(M)
-        assert document.startswith(prefix + span + suffix)
+        assert document.startswith(prefix + span + suffix) and set(pads) <= {P}
         assert min(4, len(document)) <= len(prefix + span + suffix) <= 28
-        assert set(pads) <= {P}
 
 
 @settings(deadline=None)
@@ -359,8 +336,7 @@ def test_reading_and_scoring_any_bytes(tmp_path_factory, content):
 
 def write_zip(path: Path) -> None:
     """The submission's zip, of deliverables that are empty."""
-    folder = path.parent / "deliverables"
-    folder.mkdir(exist_ok=True)
+    (folder := path.parent / "deliverables").mkdir(exist_ok=True)
     for name in submission.DELIVERABLES:
         (folder / name).touch()
     submission.write_zip(folder, path)
@@ -374,26 +350,24 @@ WRITERS = {
     "zip": write_zip,
 }
 FULL, READ_ONLY = OSError(28, "No space left on device"), OSError(30, "Read-only file system")
+FAILURES = [("os.fsync", FULL), ("tempfile.mkstemp", FULL), ("tempfile.mkstemp", READ_ONLY), ("os.replace", READ_ONLY)]
 
 
-@pytest.mark.parametrize("name", WRITERS)
-@pytest.mark.parametrize(
-    "where, failure",
-    [("os.fsync", FULL), ("tempfile.mkstemp", FULL), ("tempfile.mkstemp", READ_ONLY), ("os.replace", FULL)],
-)
-def test_failed_writes_leave_the_old_file(tmp_path, name, where, failure):
+@pytest.mark.parametrize("where, failure", FAILURES)
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_failed_writes_leave_the_old_file(tmp_path, write, where, failure):
     """Disk full at the first or the last byte, a read-only disk: one line, the old file or none, no scraps."""
     path = tmp_path / "old.json"
     for old in (None, b"[\n]\n"):
         if old:
             path.write_bytes(old)
         with mock.patch(f"utils.{where}", side_effect=failure), pytest.raises(UserError) as caught:
-            WRITERS[name](path)
+            write(path)
         says = rf"{re.escape(str(path))}: [^;\n]*{failure.strerror}[^;\n]*; [^\n]+"
         assert re.fullmatch(says, str(caught.value))
         assert set(os.listdir(tmp_path)) - {"deliverables"} == ({"old.json"} if old else set())
     assert path.read_bytes() == old
-    WRITERS[name](path)
+    write(path)
     assert path.stat().st_size > len(old)
 
 
@@ -420,26 +394,24 @@ class Evil:
 
 
 def test_parameters_that_do_not_belong(lab):
-    """Another variant or other characters, or code to run, on the command line; the code does not run."""
+    """None, another variant's or vocabulary's, or code to run, on the command line; the code does not run."""
+    lab.refuses("missing: no such [^;]*", EVALUATE, "--reading_params_path missing")
     lab.refuses("base: holds a vanilla model, rope was asked for", EVALUATE.replace("vanilla", "rope"))
     lab.put("others", PEOPLE.corpus.replace("W", "#"))
     lab.refuses("base: was trained with other characters[^;]*", EVALUATE.replace("corpus.txt", "others"))
     torch.save({"tok_emb.weight": Evil()}, "evil")
     torch.save({"settings": Evil(), "trainer": {}}, "out.checkpoint")
-    for command in (
-        EVALUATE + " --reading_params_path evil",
-        FINETUNE + " --reading_params_path evil",
-        PRETRAIN + " --resume",
-    ):
-        lab.refuses(r"(evil|out\.checkpoint): refused and not run[^;]*", command)
-    assert not (lab.folder / "executed").exists()
+    read = " --reading_params_path evil"
+    for words in (EVALUATE + read, FINETUNE + read, PRETRAIN + " --resume"):
+        lab.refuses(r"(evil|out\.checkpoint): refused and not run[^;]*", words)
+    assert not Path("executed").exists()
     torch.load("evil", weights_only=False)
-    assert (lab.folder / "executed").exists()  # the trap was live
+    assert Path("executed").exists()  # the trap was live
 
 
 def test_doubtful_parameters_give_a_warning(lab):
     """A file without our stamp, or of another text of the same characters, works, with one line of warning."""
-    torch.save(dict(params("base")), "foreign")
+    torch.save(dict(torch.load("base", weights_only=True)), "foreign")
     said = lab.ok(EVALUATE, "--reading_params_path foreign", SIZE).stderr
     assert re.fullmatch(r"warning: foreign: does not say which corpus[^\n]+\n", said)
     assert lab.ok(EVALUATE).stderr == ""
@@ -450,30 +422,30 @@ def test_doubtful_parameters_give_a_warning(lab):
 def test_the_size_is_remembered(lab):
     """A size is given once: finetune and evaluate take it from the parameters, and refuse another one."""
     lab.ok(PRETRAIN, "--n_layer 3 --block_size 64 --writing_params_path small")
-    size_less = FINETUNE.replace(SIZE, "") + " --reading_params_path small"
-    lab.ok(size_less)
-    assert params()["pos_emb"].shape == (1, 64, 16)
-    assert sum(name.endswith("mlp.0.weight") for name in params()) == 3
+    finetune = FINETUNE.replace(SIZE, "") + " --reading_params_path small"
+    lab.ok(finetune)
+    state = torch.load("out", weights_only=True)
+    assert state["pos_emb"].shape == (1, 64, 16) and "blocks.2.mlp.0.weight" in state
     lab.ok(EVALUATE, "--reading_params_path out --outputs_path answers --n_layer 3")
     for flag in ("--n_layer 2", "--n_head 4", "--n_embd 32", "--block_size 128"):
-        lab.refuses(rf"{flag}: small was made with \d+", EVALUATE, "--reading_params_path small", flag)
-        lab.refuses(rf"{flag}: small was made with \d+", size_less, flag)
+        for words in (EVALUATE + " --reading_params_path small", finetune):
+            lab.refuses(rf"{flag}: small was made with \d+", words, flag)
 
 
 # ---------------------------------------------------------------- interruptions
 
 
-def at_step(monkeypatch, step: int, action: Callable[[], object]) -> None:
-    """Do something behind a step of a training."""
+def at_step(monkeypatch, step: int, action: Callable[[object], object]) -> None:
+    """Do something with the trainer behind a step."""
 
     def on_step(self, trainer):
         if trainer.step == step:
-            action()
+            action(trainer)
 
     monkeypatch.setattr(callbacks.TensorBoardLog, "on_step", on_step)
 
 
-def stop(number: signal.Signals = signal.SIGINT) -> None:
+def stop(trainer: object = None, number: signal.Signals = signal.SIGINT) -> None:
     """Ctrl-C, or another signal."""
     os.kill(os.getpid(), number)
 
@@ -487,19 +459,17 @@ def losses(expt: str = "expt") -> list[tuple[int, float]]:
 @BOTH
 def test_interrupted_training_is_resumed(lab, monkeypatch, command):
     """Ctrl-C, then --resume: the bits of an uninterrupted training; Ctrl-C works as before afterwards."""
-    words = f"{command} {OFTEN} --checkpoint_minutes 5"
-    lab.ok(words, "--writing_params_path whole")
+    lab.ok(command, LONG, "--writing_params_path whole")
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         at_step(patch, 4, stop)
-        stopped = lab(words)
+        stopped = lab(command, LONG)
     assert stopped.code == 130
     assert "stopped at step 4; go on with the same command and --resume" in stopped.stderr
     assert signal.getsignal(signal.SIGINT) is handler
-    assert not (lab.folder / "out").exists()
-    assert "resuming at step 4 of " in lab.ok(words, "--resume").stdout
-    assert same(params(), params("whole"))
-    assert not (lab.folder / "out.checkpoint").exists()
+    assert not Path("out").exists()
+    assert "resuming at step 4 of " in lab.ok(command, LONG, "--resume").stdout
+    assert same("out", "whole") and not Path("out.checkpoint").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -508,15 +478,14 @@ def test_killed_process_is_resumed(lab, number):
 
     Bug: after a kill TensorBoard had most steps twice (SummaryWriter's purge_step says from where on to forget).
     """
-    words = PRETRAIN.split()  # 9 documents: 120 steps
-    words += "--max_epochs 40 --batch_size 4 --dropout 0.1 --device cpu --checkpoint_minutes".split()
-    lab.ok(*words, "5 --writing_params_path whole --expt_dir whole_expt")
+    words = f"{PRETRAIN} --max_epochs 40 --batch_size 4 --dropout 0.1 --device cpu --checkpoint_minutes".split()
+    lab.ok(*words, "5 --writing_params_path whole --expt_dir other")  # 120 steps
     if number is signal.SIGKILL:
         for _ in range(2):
             wait, since = random.Random().uniform(0.0, 0.3), []
 
             def due(out: str, wait: float = wait, since: list = since) -> bool:
-                if not since and "writes out" in out and (lab.folder / "out.checkpoint").exists():
+                if not since and "writes out" in out and Path("out.checkpoint").exists():
                     since.append(time.monotonic())
                 return bool(since) and time.monotonic() - since[0] >= wait
 
@@ -525,35 +494,37 @@ def test_killed_process_is_resumed(lab, number):
         stopped = lab.interrupt(*words, "5", number=number, when=lambda out: "epoch 3/" in out)
         assert stopped.code == 130, stopped
         assert re.fullmatch(r"stopped at step \d+; [^\n]+--resume\ninterrupted\n", stopped.stderr)
-    assert not (lab.folder / "out").exists()
+    assert not Path("out").exists()
+    time.sleep(1)  # TensorBoard reads logs in the order of the seconds at which they began
     assert re.search(r"resuming at step [1-9]\d* of 120", lab.ok(*words, "5 --resume").stdout)
-    assert same(params(), params("whole"))
-    assert losses() == losses("whole_expt")
+    assert same("out", "whole")
     assert [step for step, _ in losses()] == list(range(1, 121))
-    assert [name for name in os.listdir() if name.endswith(".checkpoint") or name.startswith(".")] == []
+    assert losses() == losses("other")
+    assert not [name for name in os.listdir() if name.endswith(".checkpoint") or name.startswith(".")]
 
 
 @pytest.mark.parametrize("minutes", [5, 0.000001])
 def test_a_second_ctrl_c_ends_at_once(lab, monkeypatch, minutes):
     """Before the first checkpoint or behind one: exit code 130; --resume draws no step twice and leaves none out."""
-    words = f"{PRETRAIN} {OFTEN} --checkpoint_minutes {minutes}"
+    words = f"{PRETRAIN} {LONG} --checkpoint_minutes {minutes}"
     lab.ok(words, "--expt_dir other --writing_params_path whole")
     with monkeypatch.context() as patch:
-        at_step(patch, 7, lambda: (stop(), stop(), pytest.fail("still there")))
+        at_step(patch, 7, lambda _: (stop(), stop(), pytest.fail("still there")))
         ended = lab(words)
     assert (ended.code, ended.stderr) == (130, "interrupted\n")
-    assert (lab.folder / "out.checkpoint").exists() == (minutes < 1)
+    assert Path("out.checkpoint").exists() == (minutes < 1)
+    time.sleep(1)
     lab.ok(words, "--resume")
+    assert same("out", "whole")
     assert losses() == losses("other")
-    assert same(params(), params("whole"))
 
 
 def test_runs_that_share_a_log(lab, monkeypatch):
     """Another seed into the same folder draws one zigzag curve: a line says so and how to name a run; else none does."""
     said = [lab.ok(PRETRAIN, more).stdout for more in ("", "--seed 1", "--tb_expt_name mine")]
     at_step(monkeypatch, 2, stop)
-    lab(PRETRAIN, OFTEN, "--tb_expt_name long")
-    said.append(lab.ok(PRETRAIN, OFTEN, "--tb_expt_name long --resume").stdout)
+    lab(PRETRAIN, LONG, "--tb_expt_name long")
+    said.append(lab.ok(PRETRAIN, LONG, "--tb_expt_name long --resume").stdout)
     assert ["--tb_expt_name" in out for out in said] == [False, True, False, False]
     folder = "expt/pretrain/run_vanilla_pt_lr_0.003000_ft_lr_0.001000"
     assert re.search(rf"^note: {folder} [^\n]+--tb_expt_name[^\n]+$", said[1], re.M)
@@ -569,12 +540,11 @@ def test_finished_training_is_left_alone(lab, monkeypatch, command):
     That is there after a kill between the writing of the parameters and the removal of the checkpoint. Bug: finished
     parameters were trained again, and overwritten.
     """
-    at_step(monkeypatch, 5, lambda: Path("kept").write_bytes(Path("out.checkpoint").read_bytes()))
+    at_step(monkeypatch, 5, lambda _: lab.put("kept", Path("out.checkpoint").read_bytes()))
     lab.ok(command, OFTEN)
     before, when = lab.files(), os.stat("out").st_mtime_ns
-    for left_over in (False, True):
-        if left_over:
-            lab.put("out.checkpoint", before["kept"])
+    for left_over in ("kept", "out.checkpoint"):
+        lab.put(left_over, before["kept"])
         result = lab.ok(command, OFTEN, "--resume")
         assert result.stdout.splitlines()[-1] == "out: already complete"
         assert result.stderr == ""
@@ -591,8 +561,7 @@ def test_kill_before_the_parameters_are_written(lab, monkeypatch, command):
         assert lab(command, OFTEN).code == 130
     result = lab.ok(command, OFTEN, "--resume")
     assert "resuming at step " in result.stdout and "afresh" not in result.stdout
-    assert same(params(), params("whole"))
-    assert not (lab.folder / "out.checkpoint").exists()
+    assert same("out", "whole") and not Path("out.checkpoint").exists()
 
 
 OTHERS = {
@@ -613,39 +582,33 @@ def test_parameters_and_checkpoints_of_other_settings(lab, monkeypatch, change):
     words = f"{PRETRAIN} --batch_size 4 --precision float32"
     lab.ok(words)
     with monkeypatch.context() as patch:
-        at_step(patch, 1, lambda: stop(signal.SIGTERM))
+        at_step(patch, 1, lambda _: stop(number=signal.SIGTERM))
         assert lab(words, "--writing_params_path half").code == 130
+    words += f" --resume {change if change.startswith('--') else ''}"
     if change == "corpus.txt":
         lab.put(change, PEOPLE.corpus + "Where?\n")
-    words, before = (
-        words + f" {change} --max_epochs {1 + ('epochs' in change)}" * ("--" in change) + " --resume",
-        params(),
-    )
     lab.refuses(rf"half\.checkpoint: belongs to a run with {OTHERS[change]}", words, "--writing_params_path half")
+    lab.put("before", lab.files()["out"])
     says = f"out: is there, but the parameters were made with {OTHERS[change]}; trained afresh"
     assert len(re.findall(f"^{says}$", lab.ok(words).stdout, re.M)) == 1
-    assert not same(params(), before)
+    assert not same("out", "before")
 
 
-@pytest.mark.parametrize("kind", ["foreign", "old", "stamp of another", "text"])
-def test_parameters_that_do_not_say_how_they_were_made(lab, kind):
-    """Other code's parameters, the old code's, or whatever lies there: trained afresh after a line."""
+@pytest.mark.parametrize("entry", [None, {"settings": {"seed": 0}, "vocabulary": "x"}, {"format": 2}, "no parameters"])
+def test_files_that_do_not_say_how_they_were_made(lab, entry):
+    """Parameters of other code or of the old one, or whatever lies there: trained afresh after a line.
+
+    A checkpoint of the old code is refused in one line, and not touched.
+    """
     state = torch.load("base", weights_only=True)
-    entry = {"old": {"settings": {"seed": 0}, "vocabulary": "x"}, "stamp of another": {"format": 2}}.get(kind)
     state._metadata = {"name_places": {"json": json.dumps(entry)}} if entry else {}
-    torch.save(state, "out")
-    if kind == "text":
-        lab.put("out", "what may this be?")
+    torch.save(state if entry != "no parameters" else entry, "out")
+    torch.save({"settings": "{}", "trainer": {"step": 3}}, "other.checkpoint")
+    lab.refuses(r"\S+: was written by an earlier version[^;]*", PRETRAIN, "--resume --writing_params_path other")
     said = lab.ok(PRETRAIN, "--resume").stdout
     assert said.count("out: is there, but the parameters do not say how they were made; trained afresh\n") == 1
-    assert same(params(), params("base"))
+    assert same("out", "base")
     assert "already complete" in lab.ok(PRETRAIN, "--resume").stdout
-
-
-def test_checkpoints_of_the_old_code(lab):
-    """They are refused in one line, and not touched."""
-    torch.save({"settings": "{}", "trainer": {"step": 3}}, "out.checkpoint")
-    lab.refuses(r"out\.checkpoint: was written by an earlier version[^;]*", PRETRAIN, "--resume")
 
 
 @pytest.mark.parametrize("first, second", [("float32", "bfloat16"), ("bfloat16", "float32")])
@@ -654,57 +617,47 @@ def test_the_precision_of_the_checkpoint_continues(lab, monkeypatch, first, seco
 
     Bug: a resume on another GPU type was refused, though it is the same command.
     """
-    lab.ok(PRETRAIN, OFTEN, f"--precision {first} --writing_params_path whole")
+    lab.ok(PRETRAIN, LONG, f"--precision {first} --writing_params_path whole")
     monkeypatch.setattr(session, "pick_precision", lambda name, device: first)
     with monkeypatch.context() as patch:
         at_step(patch, 4, stop)
-        assert lab(PRETRAIN, OFTEN).code == 130
+        assert lab(PRETRAIN, LONG).code == 130
     monkeypatch.setattr(session, "pick_precision", lambda name, device: second)
-    said = lab.ok(PRETRAIN, OFTEN, "--resume").stdout
+    said = lab.ok(PRETRAIN, LONG, "--resume").stdout
     assert "resuming at step 4" in said and f", {first}; writes out" in said
-    assert same(params(), params("whole"))
-    assert "already complete" in lab.ok(PRETRAIN, OFTEN, "--resume").stdout
+    assert same("out", "whole")
+    assert "already complete" in lab.ok(PRETRAIN, LONG, "--resume").stdout
 
 
 # ---------------------------------------------------------------- divergence, threads, consoles
 
 
-def spoil(monkeypatch, step: int) -> None:
-    """Make the gradients NaN in the step behind this one."""
-
-    def on_step(self, trainer):
-        if trainer.step == step:
-            trainer.model.head.weight.register_hook(lambda gradient: gradient * math.nan)
-
-    monkeypatch.setattr(callbacks.TensorBoardLog, "on_step", on_step)
+def spoil(trainer: object) -> None:
+    """Make the gradients of the next step NaN."""
+    trainer.model.head.weight.register_hook(lambda gradient: gradient * math.nan)
 
 
 def test_divergence_keeps_the_last_good_checkpoint(lab, monkeypatch):
     """A NaN stops the run with step, rate and advice; the checkpoint of the step before stays, all of it finite."""
-    spoil(monkeypatch, 4)
-    handler = signal.getsignal(signal.SIGTERM)
-    result = lab(PRETRAIN, OFTEN)
-    assert result.code == 2
+    at_step(monkeypatch, 4, spoil)
+    handler, result = signal.getsignal(signal.SIGTERM), lab(PRETRAIN, OFTEN)
     says = r"the loss diverged at step 5 \([^;]*nan\) with learning rate \d\.\d\de-0\d; [^\n]*--pretrain_lr[^\n]*"
     assert re.fullmatch(rf"error: {says}out\.checkpoint keeps the last good state\n", result.stderr)
+    assert result.code == 2 and not Path("out").exists()
     assert signal.getsignal(signal.SIGTERM) is handler
     trainer = torch.load("out.checkpoint", weights_only=True)["trainer"]
     assert trainer["step"] == 4
     assert all(bool(value.isfinite().all()) for value in trainer["model"].values())
-    assert not (lab.folder / "out").exists()
 
 
 def test_exploding_loss_is_divergence(lab):
     """Bug: a loss of 200 is a number, so a run at an absurd rate went on to the end and wrote its parameters."""
     result = lab(PRETRAIN, OFTEN, "--pretrain_lr 10 --batch_size 1 --max_epochs 6 --precision float32")
-    says = (
-        r"error: the loss diverged: at step (\d+) it is [\d.e+]+, guessing has 3\.\d+, with learning rate \S+; [^\n]+\n"
-    )
-    found = re.fullmatch(says, result.stderr)
-    assert result.code == 2 and "--pretrain_lr" in result.stderr
+    says = r"error: the loss diverged: at step (\d+) it is [\d.e+]+, guessing has 3\.\d+, with learning rate \S+; "
+    found = re.match(says + r"[^\n]+--pretrain_lr[^\n]+\n\Z", result.stderr)
+    assert result.code == 2 and not Path("out").exists()
     kept = torch.load("out.checkpoint", weights_only=True)["trainer"]["step"]
     assert kept <= int(found[1]) - callbacks.Divergence.STEPS
-    assert not (lab.folder / "out").exists()
 
 
 @pytest.mark.parametrize("values, bad", [([16.0] * 50, 0), ([17.0] * 19 + [5.0] + [17.0] * 19, 19)])
@@ -716,27 +669,22 @@ def test_high_losses_that_are_no_divergence(values, bad):
     assert watch.bad_steps == bad
 
 
-def test_training_in_a_thread(lab):
-    """Bug: signal handlers are the main thread's, and a notebook's or a dashboard's thread got a ValueError."""
-    found = []
-    words = [*PRETRAIN.split(), "--device", "cpu"]
-    thread = threading.Thread(target=lambda: found.append(run.main(words)))
-    thread.start()
+def in_a_thread(action: Callable[[], object]) -> None:
+    """Do something in a thread of its own, to the end."""
+    (thread := threading.Thread(target=action)).start()
     thread.join()
-    assert found == [0]
-    assert same(params(), params("base"))
 
 
-def test_errors_of_other_threads_are_seen(lab, monkeypatch):
-    """Bug: threading.excepthook was replaced during a training, and other threads' errors vanished."""
-    seen = []
+def test_threads(lab, monkeypatch):
+    """A training in a thread (a notebook's) works and returns 0; errors of other threads are seen during a training.
+
+    Bugs: signal handlers are the main thread's, so that others got a ValueError; threading.excepthook was replaced.
+    """
+    found, seen = [], []
+    in_a_thread(lambda: found.append(run.main([*PRETRAIN.split(), "--device", "cpu"])))
+    assert found == [0] and same("out", "base")
     monkeypatch.setattr(threading, "excepthook", hook := seen.append)
-
-    def fail() -> None:
-        (thread := threading.Thread(target=lambda: 1 / 0)).start()
-        thread.join()
-
-    at_step(monkeypatch, 1, fail)
+    at_step(monkeypatch, 1, lambda _: in_a_thread(lambda: 1 / 0))
     lab.ok(PRETRAIN)
     assert [failure.exc_type for failure in seen] == [ZeroDivisionError]
     assert threading.excepthook is hook
@@ -746,12 +694,10 @@ def test_errors_of_other_threads_are_seen(lab, monkeypatch):
 def test_a_bar_on_a_terminal_else_a_line_an_epoch(lab, monkeypatch, terminal):
     """On a terminal one bar on stderr, elsewhere a line an epoch; an error has its own line below the bar."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    words = f"{PRETRAIN} --max_epochs 3 --batch_size 8"
-    result = lab(words)
-    epochs = [line for line in result.stdout.splitlines() if line.startswith("epoch ")]
-    assert len(epochs) == (0 if terminal else 3)
+    result = lab(PRETRAIN, "--max_epochs 3 --batch_size 8")
+    assert len(re.findall("^epoch ", result.stdout, re.M)) == (0 if terminal else 3)
     assert ("6/6" in result.stderr) == bool(result.stderr) == terminal
-    spoil(monkeypatch, 1)
-    result = lab(words)
+    at_step(monkeypatch, 1, spoil)
+    result = lab(PRETRAIN, "--max_epochs 3 --batch_size 8")
     assert result.code == 2
     assert result.stderr.split("\n")[-2].startswith("error: the loss diverged")

@@ -19,7 +19,6 @@ TITLE, BODY = PERSON[:11], PERSON[11:]
 # Invented people: what is asked for is 60 for the first place, 10 for another place, 1 for any other new word.
 BIOGRAPHIES = [
     ("Ann Li. |Ann Li (3 May 1822 Rome -- 1 June 1880 Pisa) drew .", {"Rome": 60, "Pisa": 10}),
-    ("Ann Li. |Ann Li was a Swiss sculptor (1822) Rome made great .", {"Swiss": 1, "Rome": 60}),
     ("Ann Li. |Ann Li was born in March 1822 in Rome .", {"Rome": 60}),
     ("Ann Li. |Ann Li, born in May, 1822, in Rome, drew .", {"Rome": 60}),
     ("Ann Li. |Ann Li was born on 3 May 1822 near Rome in Italy .", {"Rome": 60, "Italy": 10}),
@@ -71,12 +70,13 @@ def people() -> list[str]:
     """Documents of more than 112 characters: places early and late, of one word and of several, or none."""
     rng = random.Random(0)
     forms = (
-        "{0}. {0} was born in {1}, {2}, and went to {3} with {4}. {5} of {6} gave {7} to the {8} school at {9}, a gift .",
-        "{0}. Born in {1} {2}, {3}, the painter of {4} {5} died in {6} near {7}, where nobody had ever known of {8} .",
-        "{0}. In {1}, where the rivers meet and nothing happens on a Sunday, {2} taught {3} until May 1923 in {4}, {5} .",
-        "{0}. a life of which nobody has written anything down but that it was long, quiet and full of good works at {1}",
+        "{0}. {0} was born in {1}, {2}, and went to {3} with {4}. {5} of {6} gave {7} to the {8} school at {9}",
+        "{0}. Born in {1} {2}, {3}, the painter of {4} {5} died in {6} near {7}, where nobody had known of {8}",
+        "{0}. In {1}, where the rivers meet and nothing happens on a Sunday, {2} taught {3} until May 1923 in {4}",
+        "{0}. a life of which nobody has written anything down but that it was long and full of good work at {1}",
     )
-    return [forms[i % 4].format(*(word(rng, rng.randint(1, 5)) for _ in range(10))) for i in range(40)]
+    texts = [forms[i % 4].format(*(word(rng, rng.randint(1, 5)) for _ in range(10))) for i in range(40)]
+    return [f"{text}, or so his old friends say ." for text in texts]
 
 
 @pytest.mark.parametrize("aim", AIMS)
@@ -112,15 +112,15 @@ def test_spans_are_a_quarter_at_every_length(aim, people):
         assert fmean(lengths) == pytest.approx(n / 4, abs=5 * pstdev(lengths) / len(lengths) ** 0.5 + 1e-9), n
 
 
-@pytest.mark.parametrize("document", ["a", "Ab", "Abc", "Abcd", "In Rome", "X. In Oslo", "Ann Li. In Oslo or Pisa"])
-def test_short_documents(document):
+def test_short_documents():
     """A document under 4 characters is used whole, another is cut to 4 at least; all that is left is its start."""
-    data, lengths = spans([document], Aim()), set()
-    for _ in range(3000):
-        prefix, suffix, span = draw(data)
-        assert span and document.startswith(prefix + span + suffix)
-        lengths.add(len(prefix + span + suffix))
-    assert lengths == set(range(min(4, len(document)), len(document) + 1))
+    for document in ("a", "Abc", "Abcd", "In Rome", "Ann Li. In Oslo or Pisa"):
+        data = spans([document], Aim())
+        lengths = set()
+        for prefix, suffix, span in (draw(data) for _ in range(3000)):
+            assert span and document.startswith(prefix + span + suffix)
+            lengths.add(len(prefix + span + suffix))
+        assert lengths == set(range(min(4, len(document)), len(document) + 1))
 
 
 def test_spans_lie_at_new_words():
@@ -148,20 +148,17 @@ def test_words_that_are_cut_are_not_asked_for():
     assert asked == {"Bonn", "Rome", "McKay", "X2"}
 
 
-@pytest.mark.parametrize(
-    "aim, shortest, mean, tolerance",
-    [
-        (Aim(cut_late=1.0), 112, 112, 0),
-        (Aim(cut_behind=1.0, first_place=1e9), 37, 37 + (88 - 37) / 5, 1),  # u**4 of the rest is kept
-        (Aim(cut_behind=0.0), 4, 58, 2.5),  # any of 4 .. 112
-        (Aim(cut_behind=0.0, cut_late=0.5), 4, (58 + 112) / 2, 2.5),
-    ],
-)
-def test_where_documents_are_cut(aim, shortest, mean, tolerance):
-    """At the longest length, soon behind a place (a fifth of the rest is kept on average), or anywhere."""
-    data = spans([PERSON], aim)
-    lengths = [data.choose_length(PERSON) for _ in range(4000)]
-    assert min(lengths) == shortest and abs(fmean(lengths) - mean) <= tolerance
+def test_where_documents_are_cut():
+    """At the longest length, soon behind a place (u**4, a fifth on average, of the rest is kept), or anywhere."""
+    behind, late, anywhere = (37, 37 + (88 - 37) / 5), (112, 112), (4, 58)  # shortest and mean length
+    for aim, wanted in (
+        (Aim(cut_behind=1.0, first_place=1e9), behind),
+        (Aim(cut_late=1.0), late),
+        (Aim(cut_behind=0.0), anywhere),
+    ):
+        data = spans([PERSON], aim)
+        lengths = [data.choose_length(PERSON) for _ in range(4000)]
+        assert (min(lengths), fmean(lengths)) == pytest.approx(wanted, rel=0.04)
 
 
 # ---------------------------------------------------------------- excerpts: outside the rule; several as one
@@ -230,11 +227,10 @@ def test_together_is_its_parts():
         both, own = Together(*parts), [(part, i) for part in parts for i in range(len(part))]
         assert len(both) == len(own)
         for index, (part, i) in enumerate(own):
-            rows = []
-            for data, at in ((both, index), (part, i)):
-                random.seed(index)
-                rows += data[at]
-            for row, plain in zip(rows[:2], rows[2:], strict=True):
+            random.seed(index)
+            rows = both[index]
+            random.seed(index)
+            for row, plain in zip(rows, part[i], strict=True):
                 assert torch.equal(row, torch.cat((plain, torch.zeros(width - len(plain), dtype=torch.long))))
         with pytest.raises(IndexError):
             both[len(own)]

@@ -24,26 +24,6 @@ from utils import UserError, atomic_write, cli, describe_score, evaluate_places,
 # ---------------------------------------------------------------- reading and writing
 
 
-def test_files_that_are_no_text(tmp_path):
-    """UTF-16, binary, Latin-1, empty and missing files and folders are refused in one line with the file's name."""
-    utf_16 = ("Where?\n".encode(code) for code in ("utf-16", "utf-16-le"))  # the second has no mark, but zero bytes
-    contents = (
-        *utf_16,
-        b"good\nline\n\x89PNG\xff\n",
-        "gut\nZoé\n".encode("latin-1"),
-        b"one\ntwo\x00\n",
-        b"",
-        b" \r\n\n",
-    )
-    says = (": is UTF-16", ", line 1", ", line 3", ", line 2", ", line 2", ": is empty", ": is empty")
-    for number, content in enumerate(contents):
-        (tmp_path / str(number)).write_bytes(content)
-    names = [*map(str, range(7)), "missing", ".", "a\0b"]
-    for name, said in zip(names, (*says, ": no such file", ": .*irectory", ": cannot be read"), strict=True):
-        with pytest.raises(UserError, match=rf"^{re.escape(str(tmp_path / name))}{said}.*\Z"):
-            read_text(tmp_path / name)
-
-
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 def test_line_ends_and_byte_order_mark(tmp_path, mark, end):
@@ -81,7 +61,7 @@ def test_read_pairs_of_any_text(text, with_answers):
     try:
         pairs = read_pairs(text, "source", with_answers)
     except UserError as error:
-        assert re.fullmatch("source(, line [0-9]+)?: [^\n]+", str(error))
+        assert re.fullmatch("source, line [0-9]+: [^\n]+", str(error))
         return
     lines = text.split("\n")
     assert not "".join(lines[len(pairs) :]).strip()
@@ -90,23 +70,13 @@ def test_read_pairs_of_any_text(text, with_answers):
     assert {bool(place) for _, _, place in pairs} == {"\t" in lines[0] if with_answers is None else with_answers}
 
 
-def test_atomic_write(tmp_path, monkeypatch):
-    """A failure in the middle, or a full disk, leaves the old content and no temporary file; else the new stands.
-
-    The file is as readable as any other, whatever the umask.
-    """
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
+def test_atomic_write(tmp_path):
+    """A failure in the middle leaves the old content and no temporary file; else the new stands, as readable as any."""
     (tmp_path / "plain").write_bytes(b"x")
     (path := tmp_path / "file").write_bytes(b"old")
     with pytest.raises(RuntimeError, match="power cut"), atomic_write(path) as file:
         file.write(b"half of the n")
         raise RuntimeError("power cut")
-    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"file: .*No space left.*\Z"):
-        patch.setattr(utils.os, "fsync", full)
-        utils.write_text(path, "new")
     assert path.read_bytes() == b"old"
     with atomic_write(path) as file:
         torch.save({"a": torch.arange(3)}, file)  # a plain binary file
@@ -147,17 +117,12 @@ def test_places_that_cannot_be_written(tmp_path, monkeypatch):
     assert asked == [(str(tmp_path), os.W_OK)] * 3
 
 
-def test_rows(tmp_path):
-    """Rows come back as they were, one with the same key replaced; no two keys share a file; no folder, no rows."""
-    assert read_rows(tmp_path / "results") == []
+def test_rows_that_share_no_file(tmp_path):
+    """Rows come back as they were: no two keys share a file."""
     rows = [{"model": m, "seed": s, "é": [1.5]} for m, s in (("a/b", 0), ("a-b", 0), ("a", "b 0"), ("A/b", None))]
-    for row in ({"model": "a/b", "seed": 0, "é": "old"}, *rows):
-        assert add_row(tmp_path / "results", row, ("model", "seed")).parent == tmp_path / "results"
-    assert sorted(map(str, read_rows(tmp_path / "results"))) == sorted(map(str, rows))
-    for content in ("[1]", "{"):
-        (tmp_path / "x.json").write_text(content)
-        with pytest.raises(UserError, match=r"x\.json: is no row of results"):
-            read_rows(tmp_path)
+    for row in rows:
+        add_row(tmp_path, row, ("model", "seed"))
+    assert sorted(map(str, read_rows(tmp_path))) == sorted(map(str, rows))
 
 
 # ---------------------------------------------------------------- generation and scoring
@@ -221,8 +186,7 @@ def test_evaluate_places(tmp_path):
 
     Another number of predictions than questions is refused and both are named, not cut to the shorter.
     """
-    path = tmp_path / "dev.tsv"
-    path.write_text("A?\tParis\nB?\tNew York\nC?\tRome\nD?\tŁódź\nE?\tBonn", encoding="utf-8")
+    (path := tmp_path / "dev.tsv").write_bytes("A?\tParis\nB?\tNew York\nC?\tRome\nD?\tŁódź\nE?\tBonn".encode())
     assert evaluate_places(path, ["Paris", "New York", "Rome", "Łódź", "Bonn"]) == (5, 5)
     assert evaluate_places(path, ["paris", "York", "Rome ", "Lodz", "Bonn"]) == (5, 1)
     assert evaluate_places(path, [""] * 5) == (5, 0)
@@ -246,7 +210,7 @@ def test_scores():
         assert wilson_interval(total - correct, total) == pytest.approx((1 - high, 1 - low), abs=6e-5)
 
 
-# ---------------------------------------------------------------- programs and machines
+# ---------------------------------------------------------------- programs, machines, answers
 
 
 def test_exit_codes(capsys):
@@ -324,9 +288,6 @@ def test_quicken(tiny):
         assert type(new) is (QuickDropout if isinstance(old, torch.nn.Dropout) else type(old))
         assert getattr(new, "p", None) == getattr(old, "p", None)
     assert {m.p for m in quick.modules() if isinstance(m, QuickDropout)} == {0.1, 0.2, 0.3}
-
-
-# ---------------------------------------------------------------- answers
 
 
 def test_answers_are_one_line_each(monkeypatch):

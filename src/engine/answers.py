@@ -21,9 +21,7 @@ def continue_rows(model: GPT, prompts: Sequence[list[int]], steps: int, stop: in
     last position. Prompts of like length go together; rows that are finished leave. Text that outgrows the block is
     continued from its last block_size tokens.
 
-    Args:
-        prompts: token ids, at least one each.
-        rows: in a group; bounds the memory.
+    A prompt has at least one token; `rows` a group bounds the memory.
     """
     device, block = model.head.weight.device, model.block_size
     texts = [list(prompt) for prompt in prompts]

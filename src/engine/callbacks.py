@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -80,12 +79,8 @@ class TensorBoardLog(Callback):
 def open_log(folder: str, first_step: int | None = None) -> Iterator[SummaryWriter]:
     """TensorBoard's writer.
 
-    Args:
-        folder: of the run.
-        first_step: of a resumed run; what was logged from there on is forgotten.
-
-    Raises:
-        UserError: the disk is full, or the folder cannot be written.
+    What was logged from the first_step of a resumed run on is forgotten. UserError: the disk is full, or the folder
+    cannot be written.
     """
     earlier = threading.excepthook
 
@@ -103,11 +98,6 @@ def open_log(folder: str, first_step: int | None = None) -> Iterator[SummaryWrit
         raise UserError(f"{folder}: cannot be written ({reason}); make room, or log to another --expt_dir") from None
     finally:
         threading.excepthook = earlier
-
-
-def has_log(folder: str) -> bool:
-    """Whether an earlier run has logged there."""
-    return any(Path(folder).glob("events.out.tfevents.*"))
 
 
 # ---------------------------------------------------------------- stopping and going on
@@ -138,10 +128,7 @@ class Checkpoints(Callback):
     A second Ctrl-C ends the run at once. Only the main thread can listen to signals; elsewhere (a notebook's
     thread) nobody does.
 
-    Args:
-        save: writes `trainer.state_dict()`.
-        minutes: between two saves.
-        divergence: while it counts bad steps, the last good checkpoint is kept.
+    `save` writes `trainer.state_dict()`; while `divergence` counts bad steps, the last good checkpoint is kept.
     """
 
     def __init__(self, save: Callable[[dict], None], minutes: float, divergence: Divergence):

@@ -39,11 +39,7 @@ def vocabulary_hash(itos: dict[int, str]) -> str:
 
 
 def save_params(path: str | Path, model: GPT, stamp: dict[str, Any]) -> None:
-    """Write a parameter file, atomically.
-
-    Args:
-        stamp: plain values about the run; `vocabulary` (see `vocabulary_hash`) is checked on loading.
-    """
+    """Write a parameter file, atomically; the stamp's `vocabulary` (see `vocabulary_hash`) is checked on loading."""
     state = model.state_dict()
     state._metadata[STAMP] = {"json": json.dumps({"format": FORMAT, **stamp}, sort_keys=True)}
     _write(path, state)
@@ -81,11 +77,7 @@ def _read_params(path: str | Path) -> Any:
 
 
 def read_stamp(path: str | Path) -> dict[str, Any]:
-    """What a parameter file says about itself; empty for a file of other code.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+    """What a parameter file says about itself; empty for a file of other code. UserError: it cannot be read."""
     return _stamp_of(_read_params(path))
 
 
@@ -100,14 +92,8 @@ def load_params(path: str | Path, model: GPT, vocabulary: str) -> dict[str, Any]
     Buffers (mask, rotary cache) are not read: they are the model's. Prefixes that PyTorch's wrappers leave are
     taken off.
 
-    Args:
-        vocabulary: `vocabulary_hash` of the corpus in use.
-
-    Returns:
-        the file's stamp.
-
-    Raises:
-        UserError: naming what differs: variant, size, vocabulary.
+    `vocabulary` is the `vocabulary_hash` of the corpus in use. Returns the file's stamp. UserError: naming what
+    differs (variant, size, vocabulary).
     """
     held = _read_params(path)
     if isinstance(held, dict) and (inner := [k for k, v in held.items() if isinstance(v, dict) and v]):
@@ -157,10 +143,7 @@ def load_params(path: str | Path, model: GPT, vocabulary: str) -> dict[str, Any]
 
 
 def difference(made: dict[str, Any], wanted: dict[str, Any]) -> str | None:
-    """What the settings of a run and those of another differ in first, in words; None if they agree.
-
-    A precision of None is wanted by nobody and agrees with any.
-    """
+    """What the settings of two runs differ in first, in words; None if they agree. No wanted precision: any is."""
     wanted = json.loads(json.dumps(wanted))
     for name in sorted(set(made) | set(wanted)):
         if name == "precision" and wanted.get(name) is None:
@@ -183,9 +166,7 @@ def save_checkpoint(path: str | Path, trainer_state: dict, settings: dict[str, A
 def load_checkpoint(path: str | Path, settings: dict[str, Any]) -> tuple[dict, dict] | None:
     """The trainer state of a checkpoint and its settings, None where there is none.
 
-    Raises:
-        UserError: the checkpoint is of a run with other settings, naming the first that differs, or of an
-            earlier version.
+    UserError: it is of a run with other settings, naming the first that differs, or of an earlier version.
     """
     if not Path(path).exists():
         return None

@@ -14,11 +14,7 @@ LONGEST_NAME = 255 - 32  # bytes of a file's name, less what ".checkpoint" and t
 
 
 def check_writable(path: str | Path) -> None:
-    """Refuse an output path that could not be written.
-
-    Raises:
-        UserError: the folder is missing or read-only, or the path is a directory, a device, or too long.
-    """
+    """UserError for an output path that could not be written: no folder, a directory, a device, too long, read-only."""
     path = Path(path)
     if len(os.fsencode(path.name)) > LONGEST_NAME:
         raise UserError(f"{path}: the name is too long, {LONGEST_NAME} bytes fit; give a shorter one")
@@ -37,11 +33,7 @@ def check_writable(path: str | Path) -> None:
 
 
 def check_log_folder(path: str | Path) -> None:
-    """Refuse a folder of logs (--expt_dir) that could not be made.
-
-    Raises:
-        UserError: it, or where it would be made, is a file or read-only.
-    """
+    """UserError for a folder of logs (--expt_dir) that could not be made, under a file or where it is read-only."""
     try:
         there = next(p for p in (Path(path), *Path(path).absolute().parents) if p.exists())
     except (OSError, ValueError) as error:
@@ -77,10 +69,7 @@ def add_row(folder: str | Path, row: dict, key: Sequence[str]) -> Path:
 
     Programs that add rows at the same time need no lock: no two rows share a file.
 
-    Args:
-        folder: of the table, made if it does not exist.
-        row: plain values.
-        key: names of the entries that identify a row; its file is named after them.
+    `key` are the names of the entries that identify a row; its file is named after them.
     """
     name = " ".join(str(row[k]) for k in key if row.get(k) is not None)
     path = Path(folder) / (re.sub(r"[^\w.+-]+", "-", name).strip("-") + ".json")
@@ -90,11 +79,7 @@ def add_row(folder: str | Path, row: dict, key: Sequence[str]) -> Path:
 
 
 def read_rows(folder: str | Path) -> list[dict]:
-    """The rows of a table, in order of their files' names; none if it does not exist.
-
-    Raises:
-        UserError: a file holds no row.
-    """
+    """The rows of a table, in order of their files' names; none if there is none. UserError: a file holds no row."""
     rows = []
     for path in sorted(Path(folder).glob("*.json")):
         try:

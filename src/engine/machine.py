@@ -8,11 +8,7 @@ from utils import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """The device asked for; `auto` is a CUDA GPU, else Apple's MPS, else the CPU.
-
-    Raises:
-        UserError: this machine lacks it.
-    """
+    """The device asked for (a UserError if there is none); `auto` is a CUDA GPU, else Apple's MPS, else the CPU."""
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(d for d in ("cuda", "mps", "cpu") if have[d]))

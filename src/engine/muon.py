@@ -14,10 +14,7 @@ class Muon(torch.optim.Optimizer):
     What torch.optim.Muon does, but for two things that cost time on a CPU: that one always multiplies in bfloat16,
     also where the processor must emulate it, and takes the matrices one by one.
 
-    Args:
-        params: matrices alone.
-        lr, momentum, weight_decay: as of torch.optim.Muon.
-        dtype: of the products; torch.bfloat16 gives torch's results.
+    `params` are matrices alone; `dtype` is that of the products: torch.bfloat16 gives torch's results.
     """
 
     def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.1, dtype=torch.bfloat16):
@@ -49,8 +46,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     Newton-Schulz iteration x <- a x + b (x x^T) x + c (x x^T)^2 x, whose coefficients bring every singular
     value between 0 and 1 near 1, and small ones fast (Jordan et al. 2024).
 
-    Args:
-        matrices: (N, rows, columns), in the numbers to compute with.
+    `matrices` are (N, rows, columns), in the numbers to compute with.
     """
     a, b, c = 3.4445, -4.775, 2.0315
     is_tall = matrices.size(1) > matrices.size(2)

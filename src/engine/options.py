@@ -70,11 +70,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line, let the recipe set the defaults of the flags, and check everything.
-
-    Raises:
-        UserError: naming the flag.
-    """
+    """Read the command line, let the recipe set the defaults of the flags, and check everything (see `check`)."""
     args = parser.parse_args(argv)
     check(args)
     if args.function in TRAINING:
@@ -91,11 +87,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> arg
 
 
 def choose_size(args: argparse.Namespace) -> None:
-    """Fill in the size of the model: a flag's, else that of the parameters to start from, else the handout's.
-
-    Raises:
-        UserError: the flag and the parameters differ.
-    """
+    """Fill in the size of the model: a flag's (a UserError if the parameters differ), theirs, or the handout's."""
     known = read_stamp(args.reading_params_path).get("size", {}) if args.reading_params_path else {}
     for name, usual in SIZE.items():
         given = getattr(args, name)

@@ -11,43 +11,27 @@ from engine.targets import Aim, Cut
 
 @dataclass(frozen=True)
 class Phase:
-    """What a recipe changes of one training; None: nothing.
-
-    Attributes:
-        max_epochs, batch_size, learning_rate, dropout: as the flags of run.py.
-        muon_lr: peak rate of Muon on the matrices of the blocks.
-        decay_shape: of the learning rate, to the end of the run.
-        with_documents: finetuning sees every document once an epoch too, corrupted as in pretraining.
-    """
+    """What a recipe changes of one training; None: nothing."""
 
     max_epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
     dropout: float | None = None
-    muon_lr: float | None = None
-    decay_shape: str | None = None
-    with_documents: bool = False
+    muon_lr: float | None = None  # peak rate of Muon on the matrices of the blocks
+    decay_shape: str | None = None  # of the learning rate, to the end of the run
+    with_documents: bool = False  # finetuning sees every document once an epoch too, corrupted as in pretraining
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All phases of one model's life.
+    """All phases of one model's life."""
 
-    Attributes:
-        about: one line for --help.
-        pretrain: on the documents.
-        finetune: on the pairs, from pretrained parameters.
-        scratch: on the pairs, from random parameters.
-        spans: how documents are corrupted; None: everything uniform.
-        people: `make run` takes this many people of the data, for a trial; None: all.
-    """
-
-    about: str
-    pretrain: Phase = field(default_factory=Phase)
-    finetune: Phase = field(default_factory=Phase)
-    scratch: Phase = field(default_factory=Phase)
-    spans: Aim | Cut | None = None
-    people: int | None = None
+    about: str  # one line for --help
+    pretrain: Phase = field(default_factory=Phase)  # on the documents
+    finetune: Phase = field(default_factory=Phase)  # on the pairs, from pretrained parameters
+    scratch: Phase = field(default_factory=Phase)  # on the pairs, from random parameters
+    spans: Aim | Cut | None = None  # how documents are corrupted; None: everything uniform
+    people: int | None = None  # `make run` takes this many people of the data, for a trial; None: all
 
     def phase(self, function: str, from_scratch: bool) -> Phase:
         """The phase that a function of run.py is."""

@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from dataset import CharCorruptionDataset
-from engine.callbacks import Checkpoints, Divergence, Progress, TensorBoardLog, duration, has_log, open_log
+from engine.callbacks import Checkpoints, Divergence, Progress, TensorBoardLog, duration, open_log
 from engine.checkpoints import (
     checkpoint_path,
     difference,
@@ -176,12 +176,10 @@ def announce(args: argparse.Namespace, settings: dict[str, Any], trainer: Traine
 def run(args: argparse.Namespace, trainer: Trainer, settings: dict[str, Any], checkpoint: Path) -> float:
     """Train to the end with progress bar, TensorBoard and checkpoints; returns the mean loss of the last epoch.
 
-    Raises:
-        KeyboardInterrupt: the run was told to stop.
-        DivergedError: the loss is no number, or stays high.
+    KeyboardInterrupt: the run was told to stop. DivergedError: the loss is no number, or stays high.
     """
     folder = log_folder(args)
-    if has_log(folder) and not trainer.step:
+    if not trainer.step and any(Path(folder).glob("events.out.tfevents.*")):
         print(
             f"note: {folder} has the log of an earlier run, and TensorBoard will draw both as one curve; "
             "--tb_expt_name names this one"

@@ -52,9 +52,6 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, fl
     each of these falls to either side like a fair coin (McNemar 1947, with the binomial distribution
     itself instead of the chi-square approximation).
 
-    Args:
-        first, second: whether each question was answered right, in the same order.
-
     Returns:
         questions that only the first way got right, those that only the second did, two-sided p.
     """
@@ -90,20 +87,16 @@ def compared(before: Sequence[bool], after: Sequence[bool]) -> dict[str, float]:
 def comparison(before: Sequence[bool], after: Sequence[bool]) -> str:
     """The same in words."""
     lost, won, p = mcnemar(before, after)
-    return (
-        f'original wording, "{ORIGINAL}": {share(sum(before), len(before))}\n'
-        f'reworded, "{REWORDED}": {share(sum(after), len(after))}\n'
+    told = [f'original wording, "{ORIGINAL}": {share(sum(before), len(before))}']
+    told.append(f'reworded, "{REWORDED}": {share(sum(after), len(after))}')
+    told.append(
         f"right in the original wording alone: {lost}, in the new one alone: {won}; McNemar's exact p = {p:.2g}"
     )
+    return "\n".join(told)
 
 
 def changes(names: list[str], predictions: dict[str, list[str]], right: dict[str, list[bool]]) -> str:
-    """What other wordings than the original change: every answer of the new one, and a row a further wording.
-
-    Args:
-        names: asked for.
-        predictions, right: by wording, in the order of the names; nothing is known to be right without answers.
-    """
+    """What other wordings than the original change: every answer of the new one, and a row a further wording."""
     before, after = predictions[ORIGINAL], predictions[REWORDED]
     changed = [i for i in range(len(names)) if before[i] != after[i]]
     lines = [f"answers that changed, {len(changed)} of {len(names)} (+ now right, - no longer right):"]
