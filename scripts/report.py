@@ -43,7 +43,7 @@ MODELS = (
 )
 # Recipes that the README shows beside the main one.
 OTHERS = ("handout", "best", "excerpts")
-# Losses of the handout's recipe in the public logs of two students (course's data), each a mean of the last 230 steps.
+# Losses of the handout's recipe in the public logs of two students (course's data), each a mean over 230 steps.
 STEPS = (115, 460, 1150, 2300, 4600, 9200, 13800, 14949)
 STUDENTS = {
     "rope": ((2.74, 2.10, 1.40, 1.06, 0.82, 0.58, 0.48, 0.475), (2.75, 2.16, 1.47, 1.06, 0.83, 0.59, 0.49, 0.486)),
@@ -294,7 +294,7 @@ def draw_recall(folder: Path) -> None:
     asked = "times that the pretraining asked for the place"
     draw_lines(folder / "exposures.png", exposure_lines(exposures), (asked, right))
     if losses:
-        draw_lines(folder / "losses.png", loss_lines(losses), ("step", "loss, mean of the last 230 steps"), log="xy")
+        draw_lines(folder / "losses.png", loss_lines(losses), ("step", "loss, mean over 230 steps"), log="xy")
     if ablation:
         runs = grouped(ablation, "data", "variant", "recipe", "epochs", "hardware", "precision")
         rows = max((rows for _, rows in runs), key=len)

@@ -90,8 +90,9 @@ class CausalSelfAttention(nn.Module):
         att = (q / math.sqrt(hs)) @ k.transpose(-2, -1)  # (B, nh, T, hs) x (B, nh, hs, T) -> (B, nh, T, T)
         # 4. nobody sees the future: log 1 = 0 is added to what may be seen, log 0 = -inf to the rest
         att = att + self.mask[:, :, :T, :T].log().type_as(att)  # (B, nh, T, T) + (1, 1, T, T)
-        # 5. scores become shares
-        att = self.attn_drop(F.softmax(att, dim=-1))  # (B, nh, T, T)
+        # 5. scores become shares, in the scores' own precision: autocast would go to float32 and back
+        with torch.autocast(x.device.type, enabled=False):
+            att = self.attn_drop(F.softmax(att, dim=-1))  # (B, nh, T, T)
         # 6. the shares' mean of the values, heads side by side, projected
         y = (att @ v).transpose(1, 2).reshape(B, T, C)  # (B, nh, T, T) x (B, nh, T, hs) -> (B, T, C)
         return self.resid_drop(self.proj(y))

@@ -101,9 +101,6 @@ def finetune(args: argparse.Namespace) -> session.Training:
     return session.train(args, model, documents, pairs, config)
 
 
-# ---------------------------------------------------------------- evaluate
-
-
 class Score(NamedTuple):
     """What an evaluation found; correct is None for a file without answers."""
 

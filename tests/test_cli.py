@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -23,55 +22,43 @@ from model import GPTConfig
 from reference import contract_shapes
 from trainer import adamw
 
-PART_D = r"""
+PARTS_D_AND_F = r"""
 python src/run.py finetune vanilla wiki.txt \
-    --writing_params_path vanilla.model.params \
-    --finetune_corpus_path birth_places_train.tsv
-python src/run.py evaluate vanilla wiki.txt \
-    --reading_params_path vanilla.model.params \
-    --eval_corpus_path birth_dev.tsv \
-    --outputs_path vanilla.nopretrain.dev.predictions
-python src/run.py evaluate vanilla wiki.txt \
-    --reading_params_path vanilla.model.params \
-    --eval_corpus_path birth_test_inputs.tsv \
-    --outputs_path vanilla.nopretrain.test.predictions
+    --writing_params_path vanilla.model.params --finetune_corpus_path birth_places_train.tsv
+python src/run.py evaluate vanilla wiki.txt --reading_params_path vanilla.model.params \
+    --eval_corpus_path birth_dev.tsv --outputs_path vanilla.nopretrain.dev.predictions
+python src/run.py evaluate vanilla wiki.txt --reading_params_path vanilla.model.params \
+    --eval_corpus_path birth_test_inputs.tsv --outputs_path vanilla.nopretrain.test.predictions
+python src/run.py pretrain vanilla wiki.txt --writing_params_path vanilla.pretrain.params
+python src/run.py finetune vanilla wiki.txt --reading_params_path vanilla.pretrain.params \
+    --writing_params_path vanilla.finetune.params --finetune_corpus_path birth_places_train.tsv
+python src/run.py evaluate vanilla wiki.txt --reading_params_path vanilla.finetune.params \
+    --eval_corpus_path birth_dev.tsv --outputs_path vanilla.pretrain.dev.predictions
+python src/run.py evaluate vanilla wiki.txt --reading_params_path vanilla.finetune.params \
+    --eval_corpus_path birth_test_inputs.tsv --outputs_path vanilla.pretrain.test.predictions
 """
-PART_F = r"""
-python src/run.py pretrain vanilla wiki.txt \
-    --writing_params_path vanilla.pretrain.params
-python src/run.py finetune vanilla wiki.txt \
-    --reading_params_path vanilla.pretrain.params \
-    --writing_params_path vanilla.finetune.params \
-    --finetune_corpus_path birth_places_train.tsv
-python src/run.py evaluate vanilla wiki.txt \
-    --reading_params_path vanilla.finetune.params \
-    --eval_corpus_path birth_dev.tsv \
-    --outputs_path vanilla.pretrain.dev.predictions
-python src/run.py evaluate vanilla wiki.txt \
-    --reading_params_path vanilla.finetune.params \
-    --eval_corpus_path birth_test_inputs.tsv \
-    --outputs_path vanilla.pretrain.test.predictions
-"""
-PRINTED = PART_D + PART_F + PART_F.replace("vanilla", "rope")  # part (g) is part (f) with rope
-COMMANDS = [shlex.split(line)[2:] for line in PRINTED.replace("\\\n", "").split("\n") if line]
+LINES = PARTS_D_AND_F.replace("\\\n", "").strip().split("\n")
+PRINTED = LINES + [line.replace("vanilla", "rope") for line in LINES[3:]]  # part (g) is part (f) with rope
+FILES = ("wiki.txt", "birth_places_train.tsv", "birth_dev.tsv", "birth_test_inputs.tsv")
+COMMANDS = [line.split()[2:] for line in PRINTED]
 # A dozen documents instead of 9,000, two epochs instead of hundreds.
-SHORT = [[*words, *("--max_epochs 2 --batch_size 8".split() if words[0] != "evaluate" else ())] for words in COMMANDS]
+TRIAL = ("--max_epochs", "2", "--batch_size", "8")
+SHORT = [[*words, *(TRIAL if words[0] != "evaluate" else ())] for words in COMMANDS]
 
 # Runs commands in a process that lacks what Windows lacks, and prints how each ended.
 ON_WINDOWS = """
 import contextlib, io, json, os, signal, sys, time, warnings
 import numpy, torch, tqdm, torch.utils.tensorboard  # they know Windows themselves
 
-keep = {"SIGABRT", "SIGFPE", "SIGILL", "SIGINT", "SIGSEGV", "SIGTERM", "SIG_DFL", "SIG_IGN"}
-for name in set(filter(lambda name: name.startswith("SIG"), dir(signal))) - keep:
-    delattr(signal, name)
-gone = "chown chroot confstr fchmod fchown fdatasync fork forkpty fpathconf fstatvfs getegid geteuid getgid getgroups"
-gone += " getloadavg getpgid getpriority getsid getuid getxattr killpg lchown mkfifo nice O_CLOEXEC O_DIRECTORY"
-gone += " O_NOFOLLOW openpty pathconf posix_fadvise posix_fallocate pread pwrite sched_getaffinity sendfile setsid"
-gone += " setxattr statvfs sync sysconf ttyname uname wait3 wait4 waitid"
-for module, names in ((os, gone), (signal, "alarm pause pthread_kill setitimer sigwait"), (time, "tzset")):
-    for name in filter(vars(module).__contains__, names.split()):
-        delattr(module, name)
+kept = "SIGABRT SIGFPE SIGILL SIGINT SIGSEGV SIGTERM SIG_DFL SIG_IGN".split()
+gone = '''chown chroot confstr fchmod fchown fdatasync fork forkpty fpathconf fstatvfs getegid geteuid getgid getgroups
+    getloadavg getpgid getpriority getsid getuid getxattr killpg lchown mkfifo nice openpty pathconf posix_fadvise
+    posix_fallocate pread pwrite sched_getaffinity sendfile setsid setxattr statvfs sync sysconf ttyname uname wait3
+    wait4 waitid O_CLOEXEC O_DIRECTORY O_NOFOLLOW alarm pause pthread_kill setitimer sigwait tzset'''.split()
+for module in (os, signal, time):
+    for name in list(vars(module)):
+        if name in gone or (name.startswith("SIG") and name not in kept):
+            delattr(module, name)
 sys.modules |= dict.fromkeys("crypt fcntl grp posix pty pwd resource syslog termios tty".split())
 replace, unlink, chmod = os.replace, os.unlink, os.chmod
 
@@ -85,8 +72,7 @@ def refuse_open(*paths):
 
 os.replace = os.rename = lambda one, other: (refuse_open(one, other), replace(one, other))
 os.unlink = os.remove = lambda path: (refuse_open(path), unlink(path))
-os.umask = lambda mask: 0
-os.chmod = lambda path, mode: chmod(path, 0o666 if mode & 0o200 else 0o444)
+os.umask, os.chmod = lambda mask: 0, lambda path, mode: chmod(path, 0o666 if mode & 0o200 else 0o444)
 warnings.filterwarnings("error", category=EncodingWarning)  # text files are not UTF-8 there unless one says so
 import run, utils
 
@@ -110,40 +96,40 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def runs(shared: Program) -> SimpleNamespace:
     """The twelve commands on a few people: how each ended, by the name of the file that it wrote."""
     people = invent_people(16, 6)
-    files = {"wiki.txt": people.corpus, "birth_places_train.tsv": people.pairs, "birth_dev.tsv": people.unseen}
-    for name, text in (files | {"birth_test_inputs.tsv": people.questions}).items():
+    texts = (people.corpus, people.pairs, people.unseen, people.questions)
+    for name, text in zip(FILES, texts, strict=True):
         shared.write(name, text)
-    done = subprocess.run(
-        [sys.executable, "-X", "warn_default_encoding", "-c", ON_WINDOWS, json.dumps(SHORT)],
-        cwd=shared.folder,
-        env=Program.environment() | {"PYTHONPATH": str(SRC), "PYTHONHASHSEED": "1"},
-        capture_output=True,
-        text=True,
-    )
+    words = [sys.executable, "-X", "warn_default_encoding", "-c", ON_WINDOWS, json.dumps(SHORT)]
+    environment = Program.environment() | {"PYTHONPATH": str(SRC), "PYTHONHASHSEED": "1"}
+    done = subprocess.run(words, cwd=shared.folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = [Result(*result) for result in json.loads(done.stdout)]
     assert all((result.code, result.stderr) == (0, "") for result in found), found
-    written = [
-        words[words.index("--outputs_path" if "evaluate" in words else "--writing_params_path") + 1] for words in SHORT
-    ]
+    written = [next(word for word in reversed(words) if word.endswith(("params", "predictions"))) for words in COMMANDS]
     return SimpleNamespace(results=dict(zip(written, found, strict=True)), folder=shared.folder, people=people)
 
 
 VARIANTS = pytest.mark.parametrize("variant", ["vanilla", "rope"])
-DEV = pytest.mark.parametrize("model", ["vanilla.nopretrain", "vanilla.pretrain", "rope.pretrain"])
 
 # ---------------------------------------------------------------- the twelve commands
 
 
 @VARIANTS
 def test_files_of_a_run(runs, variant):
-    """Parameter files hold the contract's names and shapes at the homework's size; checkpoints and scraps are gone."""
+    """Parameter files hold the contract's names and shapes at the homework's size; checkpoints and scraps are gone.
+
+    Finetuning moves the parameters, and less than finetuning from scratch moves them elsewhere.
+    """
     vocabulary = len(set(runs.people.corpus)) + 2
     shapes = contract_shapes(GPTConfig(vocabulary, 128, n_layer=4, n_head=8, n_embd=256, rope=variant == "rope"))
-    for name in (f"{variant}.pretrain.params", f"{variant}.finetune.params"):
-        state = torch.load(runs.folder / name, weights_only=True)
+    names = [f"{variant}.pretrain.params", f"{variant}.finetune.params", "vanilla.model.params"]
+    pretrained, finetuned, scratch = (torch.load(runs.folder / name, weights_only=True) for name in names)
+    for state in (pretrained, finetuned):
         assert {key: tuple(value.shape) for key, value in state.items()} == shapes
     assert [name for name in os.listdir(runs.folder) if name.endswith((".tmp", ".checkpoint"))] == []
+    a, b, c = (state["blocks.0.mlp.0.weight"] for state in (pretrained, finetuned, scratch))
+    assert 0 < (b - a).norm() < 0.5 * a.norm()
+    assert (b - c).norm() > (b - a).norm()
 
 
 @pytest.mark.parametrize("model", ["vanilla.model", "vanilla.pretrain", "vanilla.finetune", "rope.finetune"])
@@ -164,40 +150,21 @@ def test_lines_of_a_training(runs, model):
     assert lines[-1].endswith(f"{model}.params")
 
 
-def test_parameters_are_those_that_were_trained(runs):
-    """Finetuning from pretrained parameters and from scratch end differently, and far from where they started."""
-    names = [f"vanilla.{name}.params" for name in ("pretrain", "finetune", "model")]
-    states = [torch.load(runs.folder / name, weights_only=True)["blocks.0.mlp.0.weight"] for name in names]
-    pretrained, finetuned, scratch = states
-    assert 0 < (finetuned - pretrained).norm() < 0.5 * pretrained.norm()
-    assert (finetuned - scratch).norm() > (finetuned - pretrained).norm()
-
-
-@DEV
-def test_one_prediction_a_question(runs, model):
-    """Predictions are one line a question, each ending in a newline, with no mask, padding or tab."""
-    for part in ("dev", "test"):
-        text = (runs.folder / f"{model}.{part}.predictions").read_bytes().decode()
-        assert text.count("\n") == 6
-        assert text.endswith("\n")
-        assert not set("⁇□\t\r") & set(text)
-
-
-@DEV
-def test_printed_score(runs, model):
-    """`Correct: C out of T: P%` with floats as the course prints them, and C is what a count by hand finds.
+@pytest.mark.parametrize("model", ["vanilla.nopretrain", "vanilla.pretrain", "rope.pretrain"])
+def test_predictions_and_printed_score(runs, model):
+    """A line a question with no mask, padding or tab; `Correct: C out of T: P%` as the course prints it, C as counted.
 
     Without answers no accuracy is printed, but where the predictions are.
     """
-    lines = runs.results[f"{model}.dev.predictions"].stdout.splitlines()
-    (score,) = [line for line in lines if line.startswith("Correct: ")]
+    predictions = [(runs.folder / f"{model}.{part}.predictions").read_bytes().decode() for part in ("dev", "test")]
+    for text in predictions:
+        assert text.count("\n") == 6 and text.endswith("\n")
+        assert not set("⁇□\t\r") & set(text)
+    (score,) = re.findall("^Correct: .*$", runs.results[f"{model}.dev.predictions"].stdout, re.M)
     found = re.fullmatch(r"Correct: (\d+\.0) out of (\d+\.0): (\d+\.\d+)%", score)
-    predictions = (runs.folder / f"{model}.dev.predictions").read_text().split("\n")[:-1]
     answers = [line.split("\t")[1] for line in runs.people.unseen.splitlines()]
-    correct = sum(p == a for p, a in zip(predictions, answers, strict=True))
-    assert float(found[1]) == correct
-    assert float(found[2]) == 6
-    assert float(found[3]) == pytest.approx(100 * correct / 6, abs=1e-5)
+    correct = sum(p == a for p, a in zip(predictions[0].split("\n")[:-1], answers, strict=True))
+    assert [float(number) for number in found.groups()] == [correct, 6, pytest.approx(100 * correct / 6, abs=1e-5)]
     said = runs.results[f"{model}.test.predictions"].stdout
     assert "Correct" not in said and f"{model}.test.predictions" in said
 
@@ -243,24 +210,18 @@ def test_same_seed_same_bits(runs, monkeypatch, tmp_path):
     Other random numbers have been drawn in it before; another seed ends elsewhere.
     """
     monkeypatch.chdir(tmp_path)
-    for path in runs.folder.iterdir():
-        if path.suffix in (".txt", ".tsv"):
-            (tmp_path / path.name).symlink_to(path)
+    for name in FILES:
+        (tmp_path / name).symlink_to(runs.folder / name)
     torch.rand(7), np.random.rand(7), random.random()
-    for words in SHORT[7:11]:
+    for words in [*SHORT[7:10], [*SHORT[7], "--seed", "6", "--writing_params_path", "other"]]:
         run.main(words)
-    assert run.main([*SHORT[7], "--seed", "6", "--writing_params_path", "other"]) == 0
-
-    def params(path: Path) -> dict[str, torch.Tensor]:
-        return torch.load(path, weights_only=True)
-
-    for name in ("rope.pretrain.params", "rope.finetune.params"):
-        here, there = params(tmp_path / name), params(runs.folder / name)
+    names = ["rope.pretrain.params", "rope.finetune.params", runs.folder / "rope.pretrain.params", "other"]
+    states = [torch.load(name, weights_only=True) for name in (*names, runs.folder / "rope.finetune.params")]
+    for here, there in ((states[0], states[2]), (states[1], states[4])):
         assert here.keys() == there.keys() and all(torch.equal(here[key], there[key]) for key in here)
-    for name in ("rope.pretrain.dev.predictions", "rope.pretrain.test.predictions"):
-        assert (tmp_path / name).read_bytes() == (runs.folder / name).read_bytes()
-    name = "tok_emb.weight"
-    assert not torch.equal(params(tmp_path / "other")[name], params(tmp_path / "rope.pretrain.params")[name])
+    name = "rope.pretrain.dev.predictions"
+    assert (tmp_path / name).read_bytes() == (runs.folder / name).read_bytes()
+    assert not torch.equal(states[3]["tok_emb.weight"], states[0]["tok_emb.weight"])
 
 
 # ---------------------------------------------------------------- the numbers
@@ -315,12 +276,12 @@ def test_hyperparameters_of_the_handout(trainer_of):
 
 def test_flags_override_the_recipe(trainer_of):
     """Flags stand above the recipe; --pretrain_lr is for pretraining and --finetune_lr for finetuning."""
-    flags = "--recipe fast --max_epochs 7 --batch_size 5 --dropout 0.25 --pretrain_lr 0.5 --finetune_lr 0.25".split()
+    flags = "--recipe fast --max_epochs 7 --batch_size 5 --dropout 0.25 --pretrain_lr 0.5 --finetune_lr 0.25"
     for words, rate, phase in (
         (COMMANDS[3], 0.5, RECIPES["fast"].pretrain),
         (COMMANDS[0], 0.25, RECIPES["fast"].scratch),
     ):
-        trainer = trainer_of([*words, *flags])
+        trainer = trainer_of([*words, *flags.split()])
         assert (trainer.config.max_epochs, trainer.config.batch_size, trainer.config.learning_rate) == (7, 5, rate)
         assert trainer.model.drop.p == 0.25
         assert trainer.optimizers[1].param_groups[0]["lr"] == phase.muon_lr
@@ -338,75 +299,43 @@ def test_rate_in_the_name_of_the_log(trainer_of, monkeypatch, words, recipe):
     assert f"{'pt' if args.function == 'pretrain' else 'ft'}_lr_{rate:f}" in session.log_folder(args)
 
 
-# ---------------------------------------------------------------- the other programs
+def test_london_baseline_and_exit_codes(program):
+    """One London among 20 people is 5.0 %: printed in the course's line and written to its file.
 
-
-def test_london_baseline(program):
-    """One London among 20 people is 5.0 %: printed in the course's line and written to its file."""
+    What is missing is named by a process's exit code 2 and one line on stderr.
+    """
     program.write("birth_dev.tsv", "".join(f"Who {i}?\t{'London' if i == 7 else 'Paris'}\n" for i in range(20)))
-    result = program.ok(script="london_baseline.py")
-    assert result.stdout == "Correct: 1.0 out of 20.0: 5.0%\n"
+    assert program.ok(script="london_baseline.py").stdout == "Correct: 1.0 out of 20.0: 5.0%\n"
     assert (program.folder / "london_baseline_accuracy.txt").read_text().strip() == "5.0"
     (program.folder / "birth_dev.tsv").unlink()
-    result = program(script="london_baseline.py")
-    assert result.code == 2
-    assert re.fullmatch(r"error: birth_dev\.tsv: [^\n]+\n", result.stderr)
+    for words, script, missing in (((), "london_baseline.py", "birth_dev.tsv"), (COMMANDS[3], "run.py", "wiki.txt")):
+        result = program(*words, script=script)
+        assert result.code == 2
+        assert re.fullmatch(rf"error: {missing}: [^\n]+\n", result.stderr)
 
 
-@pytest.mark.parametrize(
-    "kind, width, encoding",
-    [("namedata", 127, "utf-8"), ("charcorruption", 128, "utf-8"), ("charcorruption", 128, "cp1252")],
-)
-def test_examples_of_the_datasets(program, monkeypatch, kind, width, encoding):
-    """dataset.py prints the corpus's line and four pairs of x and y; y is x one later, but for a question's PADs.
-
-    Bug: a console that lacks the mask (Windows) got a traceback; it gets the mask's number.
-    """
-    people = invent_people(12, 3)
-    program.write("wiki.txt", people.corpus)
-    program.write("birth_places_train.tsv", people.pairs)
-    monkeypatch.setenv("PYTHONIOENCODING", encoding)
-    printed = program.ok(kind, script="dataset.py").stdout
-    if encoding != "utf-8":
-        assert "\\u2047" in printed
-        printed = printed.replace("\\u2047", "⁇").replace("\\u25a1", "□")
-    lines = [line for line in printed.split("\n") if line]
-    assert lines[0] == f"data has {len(people.corpus)} characters, {len(set(people.corpus)) + 2} unique."
-    assert [line[:3] for line in lines[1:]] == ["x: ", "y: "] * 4
-    for number, (x, y) in enumerate(zip(lines[1::2], lines[2::2], strict=True)):
-        x, y = x[3:], y[3:]
-        assert (len(x), len(y)) == (width, width)
-        if kind == "namedata":
-            question, place = people.pairs.splitlines()[number].split("\t")
-            assert x.rstrip("□") == f"{question}⁇{place}⁇"
-            assert y.strip("□") == f"⁇{place}⁇"
-        else:
-            prefix, suffix, span, end = x.split("⁇")
-            assert (prefix + span + suffix) in people.corpus.splitlines()[number]
-            assert set(end) == {"□"}
-            assert y == x[1:] + "□"
-
-
-# ---------------------------------------------------------------- the point of it all
-
-
-def test_pretraining_gives_knowledge(program):
+def test_pretraining_gives_knowledge(program, monkeypatch, capsys):
     """60 invented people, 20 of whom finetuning never shows: pretraining answers at least 8 of them, else at most 2.
 
     The 20 come from 20 different places, so that the same answer to everyone is right once. The recipe's finetuning
     from pretrained parameters sees the 61 documents beside the 40 pairs.
     """
+    monkeypatch.chdir(program.folder)
     program.people(invent_people(60, 20))
-    smoke = ("--recipe", "smoke")
-    pretrain = ("--batch_size", "8", "--max_epochs", "50", "--writing_params_path", "pre")
-    program.ok("pretrain", "rope", "corpus.txt", *smoke, *pretrain)
+
+    def said(words: str) -> str:
+        assert run.main([*words.split(), "--device", "cpu"]) == 0
+        return capsys.readouterr().out
+
+    smoke, size = "rope corpus.txt --recipe smoke", "--n_layer 2 --n_embd 128"
+    said(f"pretrain {smoke} {size} --batch_size 8 --max_epochs 50 --writing_params_path pre")
     scores = {}
-    for name, read, examples in (("with", ("--reading_params_path", "pre"), 101), ("without", (), 40)):
-        pairs = ("--finetune_corpus_path", "pairs.tsv", "--writing_params_path", name)
-        said = program.ok("finetune", "rope", "corpus.txt", *smoke, *read, *pairs).stdout
-        assert f"finetune rope, recipe smoke: {examples} examples" in said
-        questions = ("--eval_corpus_path", "unseen.tsv", "--outputs_path", f"{name}.predictions")
-        result = program.ok("evaluate", "rope", "corpus.txt", "--reading_params_path", name, *questions)
-        scores[name] = float(re.search(r"Correct: ([\d.]+) out of 20\.0", result.stdout)[1])
+    for name, more, examples in (("with", "--reading_params_path pre", 101), ("without", size, 40)):
+        words = f"finetune {smoke} {more} --finetune_corpus_path pairs.tsv --writing_params_path {name}"
+        assert f"finetune rope, recipe smoke: {examples} examples" in said(words)
+        words = (
+            f"evaluate rope corpus.txt --reading_params_path {name} --outputs_path out --eval_corpus_path unseen.tsv"
+        )
+        scores[name] = float(re.search(r"Correct: ([\d.]+) out of 20\.0", said(words))[1])
     assert scores["with"] >= 8
     assert scores["without"] <= 2

@@ -13,8 +13,7 @@ nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
 DEMO = Path(__file__).resolve().parents[1] / "mingpt-demo"
-# Below the 3.11 nats of a unigram model and the 2.33 of a bigram model of the text.
-HIGHEST_LAST_LOSS = 1.7
+HIGHEST_LAST_LOSS = 1.7  # below the 3.11 nats of a unigram model and the 2.33 of a bigram model of the text
 
 # Run after the notebook's own cells, in its kernel: what came out, as one line of JSON.
 PROBE = """
@@ -83,8 +82,6 @@ def test_sample_is_english_like_text_of_the_length_asked_for(printed):
     assert len(set(words)) > 20, "not the same few words over and over"
 
 
-# ---------------------------------------------------------------- with other texts
-
 SPEECH = "First Citizen:\nBefore we proceed any further, hear me speak.\n"
 OTHER_TEXTS = {  # the text, how what is held out of it begins, max_steps, windows used as they are printed
     "speeches": ((SPEECH + "\n") * 18_000, "First Citizen:\n", 8, "128 of 1,"),
@@ -112,10 +109,9 @@ def test_other_texts(saved, monkeypatch, tmp_path, text, start, max_steps, windo
     names, printed = {}, io.StringIO()
     with contextlib.chdir(tmp_path), contextlib.redirect_stdout(printed), torch.random.fork_rng():
         exec(code, names)
-    trained, held_out, text = names["train_text"], names["test_text"], text.replace("\r\n", "\n")
-    assert trained + held_out == text and held_out.startswith(start)
-    assert min(len(trained), len(held_out)) >= 49
-    assert 1 / 30 < len(held_out) / len(text) < 1 / 6 or len(held_out) < 50 or 9_000 < len(held_out) < 11_000
+    held_out, text = names["test_text"], text.replace("\r\n", "\n")
+    assert names["train_text"] + held_out == text and held_out.startswith(start)
+    assert 1 / 30 < len(held_out) / len(text) < 1 / 6 or len(held_out) == 49 or 9_000 < len(held_out) < 11_000
     steps = -(-int(windows.split()[0]) // 16)
     assert names["trainer"].history[-1]["step"] == steps
     assert f"{steps} steps on {windows}" in printed.getvalue()

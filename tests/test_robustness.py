@@ -188,60 +188,47 @@ def test_outputs_that_cannot_be_or_would_destroy_something(lab):
 
 # ---------------------------------------------------------------- data
 
-READS = {
-    "corpus": lambda name: PRETRAIN.replace("corpus.txt", name),
-    "pairs": lambda name: SCRATCH.replace("pairs.tsv", name),
-    "dev": lambda name: EVALUATE.replace("unseen.tsv", name),
-    "questions": lambda name: EVALUATE.replace("unseen.tsv", name),
-}
+WRITE = {"corpus": PRETRAIN, "pairs": SCRATCH, "dev": EVALUATE, "questions": EVALUATE}  # the commands that read them
+NAMES = {"corpus": "corpus.txt", "pairs": "pairs.tsv", "dev": "unseen.tsv", "questions": "unseen.tsv"}
 FIRST = {"corpus": "one", "pairs": PEOPLE.pairs, "dev": PEOPLE.unseen, "questions": PEOPLE.questions}
 NO_TEXT = [
-    (b"", ": is empty"),
     (b" \r\n \n", ": is empty"),
     (b"\x89PNG\r\n\x1a\n\x00\xff", ", line 1: is not UTF-8 text"),
     ("Where?\tRome\n".encode("utf-16"), ": is UTF-16"),
     ("Where?\tRome\n".encode("utf-16-le"), ", line 1: [^;]*holds a zero byte"),
     ("Where?\tRome\nZoé?\tBonn\n".encode("latin-1"), ", line 2: is not UTF-8 text"),
 ]
-TOO_LONG = "Where was " + "o" * 130 + " born?"
-WITH_PLACES = [
-    ("Where was Ada born?", "has no tab"),
-    ("Where was Ada born?\tRome\tBonn", "has 2 tabs"),
-    ("\nWhere was Ada born?\tRome", "is blank"),
-    ("Where was  born?\tRome", "has no name to ask for"),
-    ("\tRome", "has no name to ask for"),
-    ("Where was Ada born?\t ", "has no place after the tab"),
-    ("Where was A" + M + "da born?\tRome", r"contains U\+2047"),
+LINES = [  # behind a good line; the kinds of files in which it is bad, and what is said
+    ("pairs dev", "Where was Ada born?", "has no tab"),
+    ("pairs dev", "Where was Ada born?\tRome\tBonn", "has 2 tabs"),
+    ("pairs dev questions", "\nWhere was Ada born?\tRome", "is blank"),
+    ("pairs dev", "Where was  born?\tRome", "has no name to ask for"),
+    ("pairs dev", "\tRome", "has no name to ask for"),
+    ("pairs dev", "Where was Ada born?\t ", "has no place after the tab"),
+    ("questions", "Where was Ada born?\tRome", "has 1 tab"),
+    ("questions", "Where was   born?", "has no name to ask for"),
+    ("corpus pairs dev questions", f"Where was A{M}da born?\tRome", r"contains U\+2047"),
+    ("corpus pairs dev questions", f"Where was Ada born?\t{P}Rome", r"contains U\+25A1"),
+    ("pairs", "Where was Łobo born?\tobo", "'Ł' is not among the characters"),
+    ("pairs", f"Where was {'o' * 130} born?\to", "question and answer have 149 characters, 128 fit"),
+    ("dev", f"Where was {'o' * 130} born?\to", "the question has 146 characters, 127 fit"),
+    ("questions", f"Where was {'o' * 130} born?", "the question has 146 characters, 127 fit"),
 ]
-BAD_LINES = {
-    "corpus": [("tw" + M + "o", r"contains U\+2047"), (P, r"contains U\+25A1")],
-    "pairs": [
-        *WITH_PLACES,
-        ("Where was Łobo?\tobo", "'Ł' is not among"),
-        (TOO_LONG + "\to", "149 characters, 128 fit"),
-    ],
-    "dev": [*WITH_PLACES, (TOO_LONG + "\tRome", "the question has 146 characters, 127 fit")],
-    "questions": [
-        ("Where was Ada born?\tRome", "has 1 tab"),
-        ("\nWhere was Ada born?", "is blank"),
-        ("Where was   born?", "has no name to ask for"),
-        ("Where was A" + P + "da born?", r"contains U\+25A1"),
-        (TOO_LONG, "the question has 146 characters, 127 fit"),
-    ],
-}
 
 
-@pytest.mark.parametrize("kind", READS)
+@pytest.mark.parametrize("kind", FIRST)
 def test_files_that_do_not_fit(lab, kind):
     """Files that are no text, are not there, or hold a bad line: one line that names file, line and what to do."""
-    for content, says in NO_TEXT:
-        lab.refuses(rf"bad{says}[^;\n]*", READS[kind](lab.put("bad", content)))
-    lab.refuses("missing: no such file", READS[kind]("missing"))
-    lab.refuses(r"\.: cannot be read \(Is a directory\)", READS[kind]("."))
-    lab.refuses(r"corpus\.txt/x: cannot be read \(Not a directory\)", READS[kind]("corpus.txt/x"))
+    bad = [(name, "") for name in ("missing: no such file", r"\.: cannot be read \(Is a directory\)")]
+    bad.append((r"corpus\.txt/x: cannot be read \(Not a directory\)", ""))
+    bad += [(rf"bad{says}[^;\n]*", content) for content, says in NO_TEXT]
     first = FIRST[kind].split("\n")[0]
-    for text, says in BAD_LINES[kind]:
-        lab.refuses(rf"bad, line 2: [^;\n]*{says}[^;\n]*", READS[kind](lab.put("bad", f"{first}\n{text}\n")))
+    for kinds, line, says in LINES:
+        if kind in kinds.split():
+            bad.append((rf"bad, line 2: [^;\n]*{says}[^;\n]*", f"{first}\n{line}\n"))
+    for says, content in bad:
+        name = lab.put("bad", content) if content else says.split(":")[0].replace("\\", "")
+        lab.refuses(says, WRITE[kind].replace(NAMES[kind], name))
 
 
 READABLE = {
@@ -274,7 +261,8 @@ def test_harmless_differences_change_nothing(lab, change):
     lab.put("out", lab.files()["base"])
     assert ("already complete" in lab.ok(PRETRAIN, "--resume").stdout) == is_same_text
     assert same("out", "base")
-    assert ("warning" in lab.ok(EVALUATE).stderr) != is_same_text
+    warning = "" if is_same_text else r"warning: base: was trained with another text of the same characters[^\n]+\n"
+    assert re.fullmatch(warning, lab.ok(EVALUATE).stderr)
 
 
 def test_predictions_have_a_line_a_question(lab, monkeypatch):
@@ -383,44 +371,8 @@ def test_disk_full_in_a_training(lab):
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-# ---------------------------------------------------------------- parameter files
-
-
-class Evil:
-    """Runs a command when it is unpickled."""
-
-    def __reduce__(self):
-        return os.system, ("touch executed",)
-
-
-def test_parameters_that_do_not_belong(lab):
-    """None, another variant's or vocabulary's, or code to run, on the command line; the code does not run."""
-    lab.refuses("missing: no such [^;]*", EVALUATE, "--reading_params_path missing")
-    lab.refuses("base: holds a vanilla model, rope was asked for", EVALUATE.replace("vanilla", "rope"))
-    lab.put("others", PEOPLE.corpus.replace("W", "#"))
-    lab.refuses("base: was trained with other characters[^;]*", EVALUATE.replace("corpus.txt", "others"))
-    torch.save({"tok_emb.weight": Evil()}, "evil")
-    torch.save({"settings": Evil(), "trainer": {}}, "out.checkpoint")
-    read = " --reading_params_path evil"
-    for words in (EVALUATE + read, FINETUNE + read, PRETRAIN + " --resume"):
-        lab.refuses(r"(evil|out\.checkpoint): refused and not run[^;]*", words)
-    assert not Path("executed").exists()
-    torch.load("evil", weights_only=False)
-    assert Path("executed").exists()  # the trap was live
-
-
-def test_doubtful_parameters_give_a_warning(lab):
-    """A file without our stamp, or of another text of the same characters, works, with one line of warning."""
-    torch.save(dict(torch.load("base", weights_only=True)), "foreign")
-    said = lab.ok(EVALUATE, "--reading_params_path foreign", SIZE).stderr
-    assert re.fullmatch(r"warning: foreign: does not say which corpus[^\n]+\n", said)
-    assert lab.ok(EVALUATE).stderr == ""
-    lab.put("corpus.txt", PEOPLE.corpus + PEOPLE.corpus)
-    assert re.fullmatch(r"warning: base: was trained with another text[^\n]+\n", lab.ok(EVALUATE).stderr)
-
-
 def test_the_size_is_remembered(lab):
-    """A size is given once: finetune and evaluate take it from the parameters, and refuse another one."""
+    """A size is given once: finetune and evaluate take it from the parameters, and refuse another one, or variant."""
     lab.ok(PRETRAIN, "--n_layer 3 --block_size 64 --writing_params_path small")
     finetune = FINETUNE.replace(SIZE, "") + " --reading_params_path small"
     lab.ok(finetune)
@@ -430,6 +382,7 @@ def test_the_size_is_remembered(lab):
     for flag in ("--n_layer 2", "--n_head 4", "--n_embd 32", "--block_size 128"):
         for words in (EVALUATE + " --reading_params_path small", finetune):
             lab.refuses(rf"{flag}: small was made with \d+", words, flag)
+    lab.refuses("base: holds a vanilla model, rope was asked for", EVALUATE.replace("vanilla", "rope"))
 
 
 # ---------------------------------------------------------------- interruptions

@@ -10,21 +10,13 @@ import sensitivity
 from engine import options
 from engine.wordings import FURTHER, ORIGINAL, REWORDED, ask_about, mcnemar, names_in
 from helpers import Program
-from sensitivity import Sensitivity
 from utils import UserError, cli
 
 PEOPLE = {"Ansa Veld": "Morlow", "Bero Tinn": "Quay", "Cil d'Orra": "Morlow", "Dov Élan": "Quay"}
-SIZE = ("--n_layer", "1", "--n_head", "2", "--n_embd", "32", "--max_epochs", "1", "--device", "cpu")
-EVALUATE = (
-    "--reading_params_path",
-    "params",
-    "--eval_corpus_path",
-    "dev.tsv",
-    "--outputs_path",
-    "out",
-    "--device",
-    "cpu",
-)
+TRAIN = "finetune rope wiki.txt --finetune_corpus_path dev.tsv --writing_params_path params --max_epochs 1".split()
+SIZE = ["--n_layer", "1", "--n_head", "2", "--n_embd", "32"]
+EVALUATE = ["evaluate", "rope", "wiki.txt", "--reading_params_path", "params", "--eval_corpus_path", "dev.tsv"]
+EVALUATE += ["--outputs_path", "out", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +28,9 @@ def made(tmp_path_factory) -> Program:
     program.write("dev.tsv", "".join(f"Where was {name} born?\t{place}\n" for name, place in PEOPLE.items()))
     program.write("test.tsv", "".join(f"Where was {name} born?\n" for name in PEOPLE))
     program.write("odd.tsv", "Where was Ansa Veld born?\tMorlow\nWhence came Bero Tinn?\tQuay\n")
-    paths = ("--finetune_corpus_path", "dev.tsv", "--writing_params_path", "params")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(program.folder)
-        assert run.main(["finetune", "rope", "wiki.txt", *paths, *SIZE]) == 0
+        assert run.main([*TRAIN, *SIZE, "--device", "cpu"]) == 0
     return program
 
 
@@ -51,11 +42,9 @@ def folder(made, monkeypatch) -> Path:
     return made.folder
 
 
-def ask(*more: str) -> Sensitivity:
+def ask(*more: str) -> sensitivity.Sensitivity:
     """Run the script in this process."""
-    return sensitivity.run(
-        options.parse(sensitivity.build_parser(), ["evaluate", "rope", "wiki.txt", *EVALUATE, *more])
-    )
+    return sensitivity.run(options.parse(sensitivity.build_parser(), [*EVALUATE, *more]))
 
 
 @pytest.fixture
@@ -73,27 +62,18 @@ def scripted(monkeypatch) -> list[list[str]]:
     return asked
 
 
-# ---------------------------------------------------------------- questions and McNemar
-
-
 def test_names():
-    """The name is what stands between, spaces and 'born' included."""
+    """The name is what stands between, spaces and 'born' included; nothing is guessed from questions of another form."""
     text = "Where was Ansa Veld born?\nWhere was Max born Max born?\n"
     assert names_in(text, "f") == names_in(text.replace("?", "?\tMorlow"), "f") == ["Ansa Veld", "Max born Max"]
+    for question in ("Where was born?", "Where is X born?", "Where was X born", "who?", "Where was  born?"):
+        with pytest.raises(UserError, match=r"^f, line 3: .*(Where was NAME born\?|no name to ask for)"):
+            names_in(f"{text}{question}\n", "f")
+
+
+def test_wordings():
+    """The further ones are at least six, with the name in each, none of them one of the two that are asked anyhow."""
     assert ask_about("NAME Veld", REWORDED) == "What is the birthplace of NAME Veld?"
-
-
-@pytest.mark.parametrize(
-    "question", ["Where was born?", "Where is X born?", "Where was X born", "who?", "Where was  born?"]
-)
-def test_other_questions_are_refused(question: str):
-    """Nothing is guessed from a question of another form."""
-    with pytest.raises(UserError, match=r"^f, line 3: .*(Where was NAME born\?|no name to ask for)"):
-        names_in(f"Where was A born?\nWhere was B born?\n{question}\n", "f")
-
-
-def test_wordings_are_further_ones():
-    """At least six, with the name in each, none of them one of the two that are asked anyhow."""
     assert len(set(FURTHER)) == len(FURTHER) >= 6
     assert all(wording.count("NAME") == 1 for wording in FURTHER)
     assert not {ORIGINAL, REWORDED} & set(FURTHER)
@@ -121,33 +101,21 @@ def test_mcnemar(only_first: int, only_second: int, p: float):
     assert mcnemar(first, second) == (only_first, only_second, pytest.approx(p, rel=1e-9, abs=0))
 
 
-# ---------------------------------------------------------------- the script
-
-
 def test_only_the_questions_change(folder, scripted, capsys):
     """The counts of both wordings, the reworded one alone in a line with Correct:, and who changed."""
-    found = ask()
+    found, before = ask(), Path("dev.tsv").read_bytes()
     assert scripted == [[f"Where was {n} born?" for n in PEOPLE], [f"What is the birthplace of {n}?" for n in PEOPLE]]
     weights = torch.load("params", weights_only=True)
     parameters = sum(weights[name].numel() for name in weights if not name.endswith(("mask", "rope_cache")))
-    assert found.result() == {
-        "original": 1.0,
-        "reworded": 0.25,
-        "n": 4,
-        "only_original": 3,
-        "only_reworded": 0,
-        "p_mcnemar": 0.25,
-        "parameters": parameters,
-    }
+    shares = {"original": 1.0, "reworded": 0.25, "n": 4, "only_original": 3, "only_reworded": 0, "p_mcnemar": 0.25}
+    assert found.result() == shares | {"parameters": parameters}
     lines = capsys.readouterr().out.split("\n")
     assert [line for line in lines if line.startswith("Correct:")] == ["Correct: 1.0 out of 4.0: 25.0%"]
     assert any(line.startswith("original wording") and "4 of 4, 100.0%" in line for line in lines)
     changed = [f"  - {n}: {place} -> Elsewhere" for n, place in PEOPLE.items() if n != "Bero Tinn"]
     assert [line for line in lines if "->" in line] == changed
     assert Path("out").read_text() == "Elsewhere\nQuay\nElsewhere\nElsewhere\n"
-    assert (
-        "\n".join(f"Where was {n} born?\t{place}" for n, place in PEOPLE.items()) + "\n" == Path("dev.tsv").read_text()
-    )
+    assert Path("dev.tsv").read_bytes() == before
 
 
 def test_further_wordings(folder, scripted, capsys):
@@ -164,12 +132,11 @@ def test_further_wordings(folder, scripted, capsys):
 
 def test_whole_script(folder, made):
     """With a model: one prediction a question, and the answers of run.py evaluate for the original wording."""
-    made.ok("evaluate", "rope", "wiki.txt", *EVALUATE, script="sensitivity.py")
+    made.ok(*EVALUATE, script="sensitivity.py")
     predictions = (folder / "out").read_text(encoding="utf-8").split("\n")[:-1]
     assert len(predictions) == 4
-    found = ask()
-    plain = run.run(options.parse(run.build_parser(), ["evaluate", "rope", "wiki.txt", *EVALUATE]))
-    assert found.predictions == {ORIGINAL: plain.predictions, REWORDED: predictions}
+    plain = run.run(options.parse(run.build_parser(), EVALUATE))
+    assert ask().predictions == {ORIGINAL: plain.predictions, REWORDED: predictions}
     assert list((folder / "expt/evaluate").glob("run_reworded_rope_*"))
 
 
@@ -184,22 +151,17 @@ def test_file_without_answers(folder, capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (("pretrain", "rope", "wiki.txt", "--writing_params_path", "p"), "pretrain: sensitivity.py can only evaluate"),
-        (
-            ("finetune", "rope", "wiki.txt", "--writing_params_path", "p", "--finetune_corpus_path", "dev.tsv"),
-            "finetune: sensitivity.py can only evaluate",
-        ),
-        (("evaluate", "rope", "wiki.txt"), "evaluate needs --reading_params_path"),
-        (("evaluate", "rope", "wiki.txt", "--max_epochs", "3"), "--max_epochs: evaluate does not use it"),
-        (
-            ("evaluate", "rope", "wiki.txt", *EVALUATE, "--eval_corpus_path", "odd.tsv"),
-            "odd.tsv, line 2: 'Whence came Bero Tinn?' is not of the form",
-        ),
+        (["pretrain", "rope", "wiki.txt"], "pretrain: sensitivity.py can only evaluate"),
+        (TRAIN, "finetune: sensitivity.py can only evaluate"),
+        (EVALUATE[:3], "evaluate needs --reading_params_path"),
+        ([*EVALUATE, "--max_epochs", "3"], "--max_epochs: evaluate does not use it"),
+        ([*EVALUATE, "--eval_corpus_path", "odd.tsv"], "odd.tsv, line 2: 'Whence came Bero Tinn?' is not of the form"),
     ],
 )
-def test_bad_arguments_and_questions(folder, capsys, argv: tuple[str, ...], said: str):
+def test_bad_arguments_and_questions(folder, capsys, argv: list[str], said: str):
     """One line on stderr, exit code 2, and nothing is written."""
-    assert cli(lambda: sensitivity.main(list(argv))) == 2
+    before = (folder / "params").read_bytes()
+    assert cli(lambda: sensitivity.main(argv)) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"error: {said}") and err.count("\n") == 1
-    assert not (folder / "out").exists() and not (folder / "p").exists()
+    assert not (folder / "out").exists() and (folder / "params").read_bytes() == before

@@ -87,9 +87,7 @@ def test_spans_keep_the_handouts_rule(aim, people):
     all occur but for a chance of 109 exp(-18): the seed does not matter. A quarter is cut out, overall and of short
     and of long documents; the parts make up the document's start; x and y are as in part (e).
     """
-    assert [r for r in RECIPES.values() if isinstance(r.spans, Cut)] == [
-        r for r in RECIPES.values() if "LEAVES" in r.about
-    ]
+    assert all(isinstance(recipe.spans, Cut) == ("LEAVES" in recipe.about) for recipe in RECIPES.values())
     data = spans(people, aim)
     assert data.data == people and min(map(len, people)) > 112
     shares: dict[int, list[float]] = {n: [] for n in range(4, 113)}
@@ -116,18 +114,13 @@ def test_short_documents():
     """A document under 4 characters is used whole, another is cut to 4 at least; all that is left is its start."""
     for document in ("a", "Abc", "Abcd", "In Rome", "Ann Li. In Oslo or Pisa"):
         data = spans([document], Aim())
-        lengths = set()
-        for prefix, suffix, span in (draw(data) for _ in range(3000)):
-            assert span and document.startswith(prefix + span + suffix)
-            lengths.add(len(prefix + span + suffix))
-        assert lengths == set(range(min(4, len(document)), len(document) + 1))
+        parts = [(prefix + span + suffix, span) for prefix, suffix, span in (draw(data) for _ in range(3000))]
+        assert all(span and document.startswith(whole) for whole, span in parts)
+        assert {len(whole) for whole, _ in parts} == set(range(min(4, len(document)), len(document) + 1))
 
 
 def test_spans_lie_at_new_words():
-    """Half of the spans are new words, asked for as their weights say; a quarter of the others start the document.
-
-    Émile and Noß stand in the title and can be copied, as the second Rome can.
-    """
+    """Half of the spans are new words, asked for as their weights say; a quarter of the others start the document."""
     data = spans([PERSON], Aim(one_word=0.5, first_place=4.0, other_place=2.0, from_start=0.25, cut_late=1.0))
     seen = Counter((len(prefix), span) for prefix, _, span in (draw(data) for _ in range(4000)))
     for name, weight in {"Bonn": 4, "Rome": 2, "McKay": 1, "X2": 1}.items():
@@ -137,10 +130,7 @@ def test_spans_lie_at_new_words():
 
 
 def test_words_that_are_cut_are_not_asked_for():
-    """Where the document is cut within a word, its beginning is no answer: "Bo" is not where Émile was born.
-
-    All other spans start with the document here, and behind "Bonn" there is a whole word to ask for.
-    """
+    """Where a document ends within a word, its beginning is no answer: "Ro" is no place. (Other spans start at 0.)"""
     data, asked = spans([PERSON], Aim(one_word=1.0, from_start=1.0, cut_behind=0.0)), set()
     for prefix, suffix, span in (draw(data) for _ in range(4000)):
         if prefix and len(prefix + span + suffix) >= PERSON.index("Bonn") + 4:
@@ -150,18 +140,11 @@ def test_words_that_are_cut_are_not_asked_for():
 
 def test_where_documents_are_cut():
     """At the longest length, soon behind a place (u**4, a fifth on average, of the rest is kept), or anywhere."""
-    behind, late, anywhere = (37, 37 + (88 - 37) / 5), (112, 112), (4, 58)  # shortest and mean length
-    for aim, wanted in (
-        (Aim(cut_behind=1.0, first_place=1e9), behind),
-        (Aim(cut_late=1.0), late),
-        (Aim(cut_behind=0.0), anywhere),
-    ):
-        data = spans([PERSON], aim)
+    wanted = [({"cut_late": 1.0}, (112, 112)), ({"cut_behind": 0.0}, (4, 58))]  # shortest and mean length
+    for changes, lengths_wanted in [*wanted, ({"cut_behind": 1.0, "first_place": 1e9}, (37, 37 + (88 - 37) / 5))]:
+        data = spans([PERSON], Aim(**changes))
         lengths = [data.choose_length(PERSON) for _ in range(4000)]
-        assert (min(lengths), fmean(lengths)) == pytest.approx(wanted, rel=0.04)
-
-
-# ---------------------------------------------------------------- excerpts: outside the rule; several as one
+        assert (min(lengths), fmean(lengths)) == pytest.approx(lengths_wanted, rel=0.04)
 
 
 def excerpts(cut: Cut, document: str = PERSON, block: int = 128, count: int = 4000) -> list[tuple[str, str, str]]:
@@ -178,10 +161,7 @@ def excerpts(cut: Cut, document: str = PERSON, block: int = 128, count: int = 40
 
 
 def test_excerpts_are_title_and_surroundings_of_a_word():
-    """Title, some characters left and some right of a word, which is asked for as often as its weight says.
-
-    Every left and every right end occurs.
-    """
+    """Any characters left and right of a word, which is asked for as often as its weight says, behind the title."""
     seen = excerpts(Cut(first_place=2.0, other_place=1.0, nearness=1.0, lead=0.0))
     assert all(before.startswith(TITLE) and before[11:] + span + after in BODY for before, after, span in seen)
     shares = {w: n / 4000 for w, n in Counter(w for *_, w in seen).items()}
@@ -192,10 +172,7 @@ def test_excerpts_are_title_and_surroundings_of_a_word():
 
 @pytest.mark.parametrize("longest, leads", [(5, range(6)), (16, range(17)), (112, range(23))])
 def test_names_that_are_led(longest, leads):
-    """lead = 1: what is left of the word stands before the title, each number of characters equally often.
-
-    nearness = 4 keeps the share u**4 of the text right of the word, a fifth on average.
-    """
+    """What is left of the word, any number of characters, stands before the title; u**4 of what is right is kept."""
     seen = excerpts(Cut(first_place=1e9, lead=1.0, longest_lead=longest, nearness=4.0))
     assert fmean(len(after) for _, after, _ in seen) / len(PERSON.split("Bonn")[1]) == pytest.approx(1 / 5, abs=0.02)
     assert all(before.endswith(TITLE) and before[:-11] + "Bonn" + after in BODY for before, after, _ in seen)
@@ -214,9 +191,8 @@ def test_facts_that_are_far_or_do_not_fit():
     assert {span for *_, span in excerpts(Cut(), long, block=48, count=500)} == {"Born", "Rome"}
     for document in ("nothing here is written large", "Ann Li. Ann " + "X" * 60):
         data = Excerpts(CharCorruptionDataset(document, 48), Cut())
-        assert all(
-            document.startswith(prefix + span + suffix) for prefix, suffix, span in (draw(data) for _ in range(50))
-        )
+        parts = (draw(data) for _ in range(50))
+        assert all(document.startswith(prefix + span + suffix) for prefix, suffix, span in parts)
 
 
 def test_together_is_its_parts():

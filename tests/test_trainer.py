@@ -74,14 +74,25 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 # ---------------------------------------------------------------- the schedule and the settings
 
 
-HALF = 0.5**0.5  # minGPT's lr_mult: max(0.1, (1 + cos(pi progress)) / 2) behind the warm-up
-COSINE = {0: 0, 50: 0.5, 100: 1, 350: (1 + HALF) / 2, 600: 0.5, 850: (1 - HALF) / 2, 1000: 0.1, 1100: 0.1, 2100: 0.1}
+def test_schedule_is_mingpts():
+    """Warm-up and cosine are minGPT's lr_mult, written out here, at every number of tokens up to final_tokens."""
+    c = TrainerConfig(lr_decay=True, warmup_tokens=512 * 20, final_tokens=260_000)
+    for tokens in range(0, 260_001, 500):
+        progress = float(tokens - 10_240) / float(max(1, 260_000 - 10_240))
+        expected = tokens / 10_240 if tokens < 10_240 else max(0.1, 0.5 * (1.0 + math.cos(math.pi * progress)))
+        assert schedule(tokens, c) == pytest.approx(expected, abs=1e-12)
+
+
+COSINE = {0: 0, 50: 0.5, 100: 1, 600: 0.5, 1099: 0.1, 1100: 0.1, 1600: 0.1, 2100: 0.1, 10**9: 0.1}
 LINEAR = {0: 0, 50: 0.5, 100: 1, 350: 0.75, 600: 0.5, 1000: 0.1, 1100: 0, 5000: 0}
 
 
 @pytest.mark.parametrize("shape, expected", [("cosine", COSINE), ("linear", LINEAR)])
 def test_schedule_at_its_corners(shape, expected):
-    """1 after the warm-up, 1/2 halfway, a tenth (linear: 0) at the end and ever after, where minGPT's climbs again."""
+    """0 at the start, 1 after the warm-up, 1/2 halfway, then a tenth (linear: 0) at the end and ever after.
+
+    minGPT's own formula climbs again behind final_tokens, since the cosine does. Without lr_decay all is 1.
+    """
     c = TrainerConfig(lr_decay=True, warmup_tokens=100, final_tokens=1100, decay_shape=shape)
     assert {t: schedule(t, c) for t in expected} == pytest.approx(expected)
     c.lr_decay = False
@@ -174,6 +185,14 @@ def test_training_is_adamw_on_the_mean_loss(micro_rows):
         assert name.endswith("qkv.bias") or relative(value.data - start[name], p[name].data - start[name]) < 1e-3, name
 
 
+def test_batch_without_targets_is_passed_over():
+    """Its loss is 0 and not the mean over nothing, which is no number; a row of padding alone is harmless too."""
+    data = rows(4)
+    data.x[2], data.y[2] = 0, 0
+    _, steps = train(tiny_model(), data, batch_size=1, max_epochs=2, micro_rows=1)
+    assert [step.loss for step in steps].count(0.0) == [step.tokens for step in steps].count(0) == 2
+
+
 @PRECISIONS
 @OPTIMIZERS
 def test_loss_falls(tiny, make, precision, micro_rows):
@@ -229,8 +248,7 @@ def test_divergence_ends_the_run(poison):
     trainer, steps = new_trainer(tiny_model(), rows(), lr_decay=False, callbacks=[hook])
     with pytest.raises(DivergedError, match=r"^[^\n]*step 5 [^\n]*learning rate 1\.00e-02[^\n]*$") as caught:
         trainer.train()
-    assert isinstance(caught.value, UserError)
-    assert trainer.step == len(steps) == 4
+    assert isinstance(caught.value, UserError) and trainer.step == len(steps) == 4
     with pytest.raises(DivergedError, match=r"1\.00e\+30"):
         train(tiny_model(), rows(), lr_decay=False, learning_rate=1e30)
 

@@ -5,6 +5,7 @@ import os
 import random
 import re
 from collections import Counter
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,17 +22,14 @@ from engine.wordings import wilson_interval
 from helpers import tiny_model
 from utils import UserError, atomic_write, cli, describe_score, evaluate_places, read_pairs, read_text, sample, set_seed
 
-# ---------------------------------------------------------------- reading and writing
-
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 def test_line_ends_and_byte_order_mark(tmp_path, mark, end):
     """CRLF, CR and a byte order mark read like plain UTF-8, and have its fingerprint (the start of SHA-256)."""
-    text = "Where?\tOxford\nZoé?\tŁódź\n"
-    (path := tmp_path / "pairs.tsv").write_bytes(mark + text.encode().replace(b"\n", end))
-    assert read_text(path) == text
-    assert fingerprint(read_text(path)) == fingerprint(text.encode()) != fingerprint(text + " ")
+    (path := tmp_path / "pairs.tsv").write_bytes(mark + "é?\tŁódź\nabc\n".encode().replace(b"\n", end))
+    assert read_text(path) == "é?\tŁódź\nabc\n"
+    assert fingerprint(read_text(path)) == fingerprint("é?\tŁódź\nabc\n".encode())
     assert fingerprint("abc") == "ba7816bf8f01cfea"
 
 
@@ -47,17 +45,11 @@ def test_blanks_around_questions_and_places(tmp_path, blank, end):
     assert evaluate_places(path, ["New York", "Bonn"]) == (2, 2)
 
 
-LINES = st.lists(st.text(st.sampled_from("ab?\t \r\u2047\u25a1é"), max_size=8), max_size=6).map("\n".join)
-
-
 @settings(deadline=None, max_examples=300)
-@given(st.one_of(st.text(), LINES), st.sampled_from([True, False, None]))
+@given(st.text() | st.text(st.sampled_from("ab?\t\t \r\n\n\u2047é")), st.sampled_from([True, False, None]))
 @example("a?\t\n", None)
 def test_read_pairs_of_any_text(text, with_answers):
-    """Any text is refused in one line with the source's name, or read whole: one pair a line, nothing lost but blanks.
-
-    Blank lines are passed over at the end alone.
-    """
+    """Any text is refused in one line with its name, or read whole: a pair a line, blank lines at the end alone."""
     try:
         pairs = read_pairs(text, "source", with_answers)
     except UserError as error:
@@ -84,10 +76,8 @@ def test_atomic_write(tmp_path):
     assert torch.load(path, weights_only=True)["a"].tolist() == [0, 1, 2]
     utils.write_text(path, "Łódź\nA\r\n")
     assert path.read_bytes() == "Łódź\nA\r\n".encode()
-    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode and sorted(os.listdir(tmp_path)) == [
-        "file",
-        "plain",
-    ]
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert sorted(os.listdir(tmp_path)) == ["file", "plain"]
 
 
 def test_places_that_cannot_be_written(tmp_path, monkeypatch):
@@ -125,15 +115,9 @@ def test_rows_that_share_no_file(tmp_path):
     assert sorted(map(str, read_rows(tmp_path))) == sorted(map(str, rows))
 
 
-# ---------------------------------------------------------------- generation and scoring
-
-
 @pytest.mark.parametrize("changes", [{}, {"temperature": 0}, {"temperature": 0.0, "sample": True, "top_k": 3}])
 def test_sampling_nothing_is_greedy(tiny, changes):
-    """The likeliest token is appended to every row, also if it outgrows the block of 24; the mode is left as it was.
-
-    Bug: temperature=0 divided by zero, and gave wrong tokens in silence.
-    """
+    """The likeliest token comes next, also beyond the block of 24. Bug: temperature=0 gave wrong tokens in silence."""
     model = tiny_model(rope=tiny.rope, resid_pdrop=0.5).double()
     for width in (1, 20, 24, 30):
         x = torch.randint(0, 11, (3, width), generator=torch.Generator().manual_seed(width))
@@ -148,10 +132,7 @@ def test_sampling_nothing_is_greedy(tiny, changes):
 
 @pytest.mark.parametrize("temperature, top_k", [(0.5, None), (1.0, None), (2.0, 4), (3.0, 1), (1.0, 50)])
 def test_sampling_follows_the_distribution(temperature, top_k):
-    """Sampled tokens have the frequencies softmax(logits / temperature) of the k likeliest, within 5 deviations.
-
-    The seed settles what is sampled.
-    """
+    """Tokens have the frequencies softmax(logits / temperature) of the k likeliest; the seed settles what is drawn."""
     model, x = tiny_model(rope=True).eval(), torch.tensor([[1, 2, 3]]).expand(4000, 3)
     logits, draws = model(x[:1])[0][0, -1].detach().double(), []
     for seed in (0, 0, 1):
@@ -159,33 +140,28 @@ def test_sampling_follows_the_distribution(temperature, top_k):
         draws.append(sample(model, x, 1, temperature, sample=True, top_k=top_k)[:, -1])
     assert torch.equal(draws[0], draws[1]) and torch.equal(draws[0], draws[2]) == (top_k == 1)
     tokens = Counter(draws[0].tolist())
-    chances = torch.exp(logits / temperature) * (
-        logits >= logits.sort(descending=True).values[min(top_k or 11, 11) - 1]
-    )
+    least = sorted(logits.tolist())[-min(top_k or 11, 11)]
+    chances = torch.exp(logits / temperature) * (logits >= least)
     for token, p in enumerate((chances / chances.sum()).tolist()):
         assert abs(tokens[token] / 4000 - p) <= 5 * math.sqrt(p * (1 - p) / 4000) + 1e-9
 
 
 def test_sampling_that_makes_no_sense():
     """It is a ValueError that names the argument; whatever fails inside, the model is left in the mode it was in."""
-    model, nothing = tiny_model(), torch.zeros((2, 0), dtype=torch.long)
-    for name, values in {"steps": [-1], "temperature": [-0.1, math.nan, math.inf], "top_k": [0]}.items():
-        for value in values:
-            with pytest.raises(ValueError, match=f"{name}={value}"):
-                sample(model, torch.tensor([[1]]), **({"steps": 1, "sample": True} | {name: value}))
+    model, nonsense = tiny_model(), {("steps", -1), ("top_k", 0), ("temperature", -0.1), ("temperature", math.inf)}
+    for name, value in nonsense | {("temperature", math.nan)}:
+        with pytest.raises(ValueError, match=f"{name}={value}"):
+            sample(model, torch.tensor([[1]]), **({"steps": 1, "sample": True} | {name: value}))
     for is_training in (True, False):
         with pytest.raises(IndexError):
             sample(model.train(is_training), torch.tensor([[99]]), 3)  # no such token
         assert model.training == is_training
-    with pytest.raises(ValueError):  # and no IndexError
-        sample(model, nothing, 1)
+    with pytest.raises(ValueError):
+        sample(model, torch.zeros((2, 0), dtype=torch.long), 1)  # rows without a token
 
 
 def test_evaluate_places(tmp_path):
-    """Exact answers are counted: other case, added spaces and parts of the place are wrong. Without answers: (0, 0).
-
-    Another number of predictions than questions is refused and both are named, not cut to the shorter.
-    """
+    """Exact answers are counted, without answers (0, 0); another number of predictions is refused, and both named."""
     (path := tmp_path / "dev.tsv").write_bytes("A?\tParis\nB?\tNew York\nC?\tRome\nD?\tŁódź\nE?\tBonn".encode())
     assert evaluate_places(path, ["Paris", "New York", "Rome", "Łódź", "Bonn"]) == (5, 5)
     assert evaluate_places(path, ["paris", "York", "Rome ", "Lodz", "Bonn"]) == (5, 1)
@@ -210,21 +186,15 @@ def test_scores():
         assert wilson_interval(total - correct, total) == pytest.approx((1 - high, 1 - low), abs=6e-5)
 
 
-# ---------------------------------------------------------------- programs, machines, answers
+EXITS = [(None, 0, ""), (UserError("bad file"), 2, "error: bad file\n"), (KeyboardInterrupt(), 130, "interrupted\n")]
 
 
-def test_exit_codes(capsys):
+@pytest.mark.parametrize("error, code, said", EXITS)
+def test_exit_codes(capsys, error, code, said):
     """A UserError is one line on stderr and exit code 2, Ctrl-C is 130, other errors are not hidden."""
-
-    def fail(error):
-        raise error
-
-    said = {2: (UserError("bad file"), "error: bad file\n"), 130: (KeyboardInterrupt(), "interrupted\n")}
-    for code, (error, line) in said.items():
-        assert cli(lambda error=error: fail(error)) == code and capsys.readouterr() == ("", line)
-    assert cli(lambda: 0) == 0 and capsys.readouterr() == ("", "")
+    assert cli(Mock(side_effect=error, return_value=0)) == code and capsys.readouterr() == ("", said)
     with pytest.raises(ZeroDivisionError):
-        cli(lambda: fail(ZeroDivisionError()))
+        cli(lambda: 1 // 0)
 
 
 def test_set_seed():
@@ -238,10 +208,7 @@ def test_set_seed():
 
 @pytest.mark.parametrize("avx, amx, expected", [(0, 0, "float32"), (1, 0, "bfloat16"), (0, 1, "bfloat16")])
 def test_devices_and_precision(monkeypatch, avx, amx, expected):
-    """cpu is always there; what is not there, or no device at all, is refused by name.
-
-    On a CPU auto is bfloat16 only with instructions for it; what is asked for is taken.
-    """
+    """What is not there is refused by name; on a CPU auto precision is bfloat16 only with instructions for it."""
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type in ("cpu", "cuda", "mps")
     for name in ("toaster", "cuda:99", "meta"):
@@ -269,11 +236,10 @@ def test_quick_dropout(p, dtype):
         y.backward(torch.full_like(y, 2.0))
         masks.append(mask := y != 0)
         assert abs(mask.double().mean() - kept) < 5 * math.sqrt(kept * (1 - kept) / x.numel())
-        assert abs(mask.double().mean(0) - kept).max() < 6 * math.sqrt(kept * (1 - kept) / 501) + 1 / 501
-        assert torch.allclose(
-            y, torch.where(mask, x / kept, 0.0).to(dtype), rtol=1e-2 if dtype == torch.bfloat16 else 1e-6
-        )
-        assert torch.allclose(x.grad, torch.where(mask, 2 / kept, 0.0).to(dtype), rtol=1e-2)
+        assert abs(mask.double().mean(0) - kept).max() < 6 * math.sqrt(kept * (1 - kept) / 501) + 3 / 501
+        tolerance = 1e-2 if dtype is torch.bfloat16 else 1e-6
+        for got, wanted in ((y, x / kept), (x.grad, torch.tensor(2 / kept))):
+            assert torch.allclose(got, torch.where(mask, wanted, 0.0).to(dtype), rtol=tolerance)
         x.grad = None
     assert torch.equal(masks[0], masks[2]) and not torch.equal(masks[0], masks[1])
     assert QuickDropout(p).eval()(x) is x and QuickDropout(0.0)(x) is x
@@ -287,7 +253,6 @@ def test_quicken(tiny):
     for old, new in zip(plain.modules(), quick.modules(), strict=True):
         assert type(new) is (QuickDropout if isinstance(old, torch.nn.Dropout) else type(old))
         assert getattr(new, "p", None) == getattr(old, "p", None)
-    assert {m.p for m in quick.modules() if isinstance(m, QuickDropout)} == {0.1, 0.2, 0.3}
 
 
 def test_answers_are_one_line_each(monkeypatch):
