@@ -25,12 +25,13 @@ class Batches(Dataset):
         self.dataset, self.seed = dataset, seed
 
     def __getitem__(self, key: tuple[int, list[int]]) -> tuple[Tensor, Tensor]:
-        epoch, indices = key
-        state, examples = random.getstate(), []
-        for i in indices:
-            random.seed(mixed(self.seed, epoch, i))
-            examples.append(self.dataset[i])
-        random.setstate(state)
+        (epoch, indices), state, examples = key, random.getstate(), []
+        try:
+            for i in indices:
+                random.seed(mixed(self.seed, epoch, i))
+                examples.append(self.dataset[i])
+        finally:
+            random.setstate(state)
         x, y = zip(*examples, strict=True)
         return torch.stack(x), torch.stack(y)
 

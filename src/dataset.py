@@ -69,8 +69,7 @@ class CharCorruptionDataset(Dataset):
 
     Raffel et al. 2020, section 3.1.4, with one span. The last MASK of an example is optional in the
     handout; with it the end, `MASK span MASK`, has the form of finetuning's `MASK place MASK`.
-
-    Random numbers come from Python's `random`. `data` is the corpus, one document a line.
+    `data` has one document a line. Random numbers come from Python's `random`.
     """
 
     def __init__(self, data: str, block_size: int, source: str = "the pretraining corpus"):

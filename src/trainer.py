@@ -1,9 +1,8 @@
 """The training loop, the same for pretraining and finetuning on every device.
 
 A fork of minGPT's Trainer. It knows batches, a model, optimisers and a schedule; it does not know the
-task. What else a run wants (progress bar, checkpoints) hangs on it as callbacks.
-
-Everything random in a step comes from (seed, step), so a run that was interrupted changes nothing.
+task. What else a run wants (progress bar, checkpoints) hangs on it as callbacks. Everything random in a
+step comes from (seed, step), so a run that was interrupted changes nothing.
 """
 
 import math
@@ -43,11 +42,10 @@ class TrainerConfig:
     callbacks: list["Callback"] = field(default_factory=list)  # what else happens during training
 
     def __post_init__(self):
-        for name in ("max_epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: at least 1 is needed")
-        choices = {"decay_shape": ("cosine", "linear"), "precision": ("float32", "bfloat16")}
-        for name, known in choices.items():
+        for name, least in (("max_epochs", 1), ("batch_size", 1), ("micro_rows", 1), ("num_workers", 0)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise UserError(f"--{name} {value}: at least {least} is needed")
+        for name, known in (("decay_shape", ("cosine", "linear")), ("precision", ("float32", "bfloat16"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is one of {known}, not {getattr(self, name)!r}")
 
@@ -233,13 +231,15 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self, dataset: Dataset) -> float:
         """Mean loss over all targets of a dataset, without dropout."""
+        was_training, examples, total, targets = self.model.training, Batches(dataset, self.config.seed), 0.0, 0
         self.model.eval()
-        examples, total, targets = Batches(dataset, self.config.seed), 0.0, 0
-        for rows in torch.arange(len(dataset)).split(self.config.batch_size):
-            x, y = examples[0, rows.tolist()]  # each (B, T)
-            count = int((y != 0).sum())
-            total, targets = total + self.forward(x, y) * count, targets + count
-        self.model.train()
+        try:
+            for rows in torch.arange(len(dataset)).split(self.config.batch_size):
+                x, y = examples[0, rows.tolist()]  # each (B, T)
+                count = int((y != 0).sum())
+                total, targets = total + self.forward(x, y) * count, targets + count
+        finally:
+            self.model.train(was_training)
         return total / max(1, targets)
 
     def save_checkpoint(self) -> None:

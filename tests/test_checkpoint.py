@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.checkpoints import (
+    FINGERPRINTS,
     checkpoint_path,
     difference,
     load_checkpoint,
@@ -62,26 +64,21 @@ def test_round_trip(saved, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def masked(state: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-    """A state dict whose layers hold another mask."""
-    return {name: mask if name.endswith("mask") else value for name, value in state.items()}
-
-
-def turned(state: dict[str, Tensor], cache: Tensor) -> dict[str, Tensor]:
-    """A state dict whose layers hold another rotary cache."""
-    return {name: cache if name.endswith("rope_cache") else value for name, value in state.items()}
+def holding(ending: str, buffer: Tensor) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """Replaces the buffers of a state dict that end so."""
+    return lambda state: {name: buffer if name.endswith(ending) else value for name, value in state.items()}
 
 
 FUTURE = torch.ones(24, 24).triu(1)
 FOREIGN = {
     "the course's": dict,
     "PyTorch's metadata": copy.copy,
-    "mask True for the future": lambda state: masked(state, FUTURE.bool()),
-    "mask of 0 and -inf": lambda state: masked(state, torch.zeros(24, 24).masked_fill(FUTURE == 1, -torch.inf)),
-    "mask of zeros": lambda state: masked(state, torch.zeros(1, 1, 24, 24)),
-    "mask of a longer block": lambda state: masked(state, torch.ones(1, 1, 64, 64).tril()),
-    "rotary cache of zeros": lambda state: turned(state, torch.zeros(24, 4, 2)),
-    "complex rotary cache": lambda state: turned(state, torch.ones(24, 4, dtype=torch.complex64)),
+    "mask True for the future": holding("mask", FUTURE.bool()),
+    "mask of 0 and -inf": holding("mask", torch.zeros(24, 24).masked_fill(FUTURE == 1, -torch.inf)),
+    "mask of zeros": holding("mask", torch.zeros(1, 1, 24, 24)),
+    "mask of a longer block": holding("mask", torch.ones(1, 1, 64, 64).tril()),
+    "rotary cache of zeros": holding("rope_cache", torch.zeros(24, 4, 2)),
+    "complex rotary cache": holding("rope_cache", torch.ones(24, 4, dtype=torch.complex64)),
     "no buffers": lambda state: {k: v for k, v in state.items() if not k.endswith(("mask", "rope_cache"))},
     "of DataParallel": lambda state: {f"module.{name}": value for name, value in state.items()},
     "of torch.compile": lambda state: {f"_orig_mod.{name}": value for name, value in state.items()},
@@ -161,48 +158,31 @@ def test_parameters_of_another_model(saved, itos, changes, says):
 def test_block_of_another_length(saved):
     """Learned positions are of one block: refused in another. Rotary ones fit any."""
     path, model = saved
-    longer = tiny_model(seed=1, rope=model.rope, block_size=25)
+    longer, x = tiny_model(seed=1, rope=model.rope, block_size=25), torch.arange(11)[None]
     if model.rope:
         load_params(path, longer, VOCABULARY)
-        x = torch.arange(11)[None]
         assert torch.equal(longer(x)[0], model(x)[0])
     else:
         unchanged_by(path, longer, "pos_emb has shape")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.9, 0.999])
-def test_cut_file(saved, share):
-    """A file that was cut off anywhere is refused."""
-    path, model = saved
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    unchanged_by(path, model, "damaged|cannot be read|refused")
-
-
 def test_files_that_are_something_else(tmp_path):
-    """Text, a zip of other things, a tensor, a list, no file, a directory: refused."""
+    """Files cut off anywhere, text, a zip of other things, a tensor, a list, no file, a directory: refused."""
     model, path = tiny_model(), tmp_path / "file"
+    save_params(path, model, STAMP)
+    content = path.read_bytes()
+    for share in (0.0, 0.01, 0.5, 0.9, 0.999):
+        path.write_bytes(content[: int(share * len(content))])
+        unchanged_by(path, model, "damaged|cannot be read|refused")
     path.write_text("hello\n" * 100)
     unchanged_by(path, model, "damaged|refused")
-    for content in (torch.zeros(3), {"a": 1}, [1, 2], {**STATE, "epoch": 3}):
-        torch.save(content, path)
+    for other in (torch.zeros(3), {"a": 1}, [1, 2], {**STATE, "epoch": 3}):
+        torch.save(other, path)
         unchanged_by(path, model, "not the state dict")
     torch.save({}, path)
     unchanged_by(path, model, "lacks|another model|not the state dict")
     unchanged_by(tmp_path / "missing", model, "no such")
     unchanged_by(tmp_path, model, "directory")
-
-
-@pytest.mark.parametrize("entry", [{}, {"json": "{"}, {"json": "[]"}, {"json": "{}"}, {"json": 5}, {"json": "null"}])
-def test_damaged_stamp(tmp_path, entry):
-    """Parameters whose stamp makes no sense are refused in a line, or count as a file of other code."""
-    state, path = tiny_model().state_dict(), tmp_path / "file"
-    state._metadata["name_places"] = entry
-    torch.save(state, path)
-    try:
-        load_params(path, tiny_model(), VOCABULARY)
-    except UserError as error:
-        assert re.fullmatch(rf"{path}: [^\n]+", str(error))
 
 
 class Evil:
@@ -274,17 +254,14 @@ def test_checkpoint_round_trip(tmp_path):
     [("seed", 1), ("rate", 6e-4), ("from", "abc"), ("new", 5), ("dropout", None), ("precision", "bfloat16")],
 )
 def test_checkpoint_of_other_settings(tmp_path, name, value):
-    """A checkpoint of a run with other settings is refused: the setting and both values are named; 0 is not None."""
+    """A checkpoint of a run with other settings is refused: the setting and both values are named.
+
+    Bug: a setting of 0 and one that is missing counted as the same.
+    """
     save_checkpoint(tmp_path / "c", {}, SETTINGS)
     with pytest.raises(UserError, match=f"{name}.* = {SETTINGS.get(name)}, this one has {value}"):
         load_checkpoint(tmp_path / "c", SETTINGS | {name: value})
-
-
-@pytest.mark.parametrize("one, other", [({}, {"decay": 0}), ({"decay": 0}, {}), ({"decay": None}, {"decay": 0})])
-def test_missing_settings_differ(one, other):
-    """Bug: a setting of 0 and one that is missing counted as the same."""
-    assert difference(one, other).startswith("decay")
-    assert difference(one, one) is None
+    assert difference({}, {name: 0}).startswith(f"{FINGERPRINTS.get(name, name)} = None, this one has 0")
 
 
 def test_checkpoints_of_the_old_code_and_other_files(tmp_path):
@@ -303,7 +280,7 @@ def test_checkpoints_of_the_old_code_and_other_files(tmp_path):
             load_checkpoint(path, SETTINGS)
         assert path.read_bytes() == before
     path.write_bytes(before[: len(before) // 2])
-    with pytest.raises(UserError, match="damaged|refused|cannot be read"):
+    with pytest.raises(UserError, match=r"damaged|refused|cannot be read"):
         load_checkpoint(path, SETTINGS)
 
 
@@ -312,16 +289,9 @@ def test_half_written_files_are_swept_and_nothing_else(tmp_path):
     path, others = tmp_path / "p.checkpoint", (".q.checkpoint.abcd_123.tmp", ".p.checkpoint.mine.abcd_123.tmp")
     for name in others:
         (tmp_path / name).touch()
-    script = "import sys, utils\nwith utils.atomic_write(sys.argv[1]): print(1, flush=True); input()"
-    killed = subprocess.Popen(
-        [sys.executable, "-c", script, path],
-        env=Program.environment() | {"PYTHONPATH": str(SRC)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    killed.stdout.readline()
-    killed.kill()
-    killed.communicate()
+    script = "import os, sys, utils\nwith utils.atomic_write(sys.argv[1]): os._exit(0)"  # no more than a kill leaves
+    environment = Program.environment() | {"PYTHONPATH": str(SRC)}
+    subprocess.run([sys.executable, "-c", script, path], env=environment, check=True)
     path.write_bytes(b"good")
     assert len(os.listdir(tmp_path)) == 4
     remove_scraps(path)

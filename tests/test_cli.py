@@ -6,8 +6,10 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from engine.recipes import RECIPES
 from helpers import SRC, Program, Result, invent_people
 from model import GPTConfig
 from reference import contract_shapes
-from trainer import adamw
+from trainer import Trainer, adamw
 
 PARTS_D_AND_F = r"""
 python src/run.py finetune vanilla wiki.txt \
@@ -64,10 +66,10 @@ replace, unlink, chmod = os.replace, os.unlink, os.chmod
 
 
 def refuse_open(*paths):
-    for number in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
-        with contextlib.suppress(FileNotFoundError):
-            if os.readlink(f"/proc/self/fd/{number}") in map(os.path.realpath, paths):
-                raise PermissionError(13, "The process cannot access the file", paths[0])
+    there = "/proc/self/fd/"
+    used = {os.path.realpath(there + number) for number in (os.listdir(there) if os.path.isdir(there) else ())}
+    if used & set(map(os.path.realpath, paths)):
+        raise PermissionError(13, "The process cannot access the file", paths[0])
 
 
 os.replace = os.rename = lambda one, other: (refuse_open(one, other), replace(one, other))
@@ -227,26 +229,17 @@ def test_same_seed_same_bits(runs, monkeypatch, tmp_path):
 # ---------------------------------------------------------------- the numbers
 
 
-class Stopped(Exception):
-    """Before the first step."""
-
-
 @pytest.fixture
-def trainer_of(runs, monkeypatch):
-    """The trainer that a command makes, which does not start."""
+def trainer_of(runs, monkeypatch) -> Callable[[list[str]], tuple[Trainer, str]]:
+    """The trainer that a command makes, which does not start, and the folder of its log."""
     monkeypatch.chdir(runs.folder)
-    made = []
-
-    def stop(args, trainer, *_):
-        made.append(trainer)
-        raise Stopped
-
-    monkeypatch.setattr(session, "run", stop)
+    monkeypatch.setattr(session, "run", stop := Mock(side_effect=InterruptedError))
 
     def make(words):
-        with pytest.raises(Stopped):
+        with pytest.raises(InterruptedError):
             run.main(words)
-        return made.pop()
+        args, trainer, *_ = stop.call_args[0]
+        return trainer, session.log_folder(args)
 
     return make
 
@@ -261,7 +254,7 @@ def test_hyperparameters_of_the_handout(trainer_of):
     )
     trainings = [words for words in COMMANDS if words[0] != "evaluate"]
     for words, numbers in zip(trainings, (scratch, pretrain, finetune, pretrain, finetune), strict=True):
-        trainer = trainer_of(words)
+        trainer, _ = trainer_of(words)
         c, model = trainer.config, trainer.model
         assert (c.max_epochs, c.batch_size, c.learning_rate, c.final_tokens) == numbers
         assert (c.warmup_tokens, c.lr_decay, c.decay_shape, c.betas) == (512 * 20, True, "cosine", (0.9, 0.95))
@@ -281,22 +274,21 @@ def test_flags_override_the_recipe(trainer_of):
         (COMMANDS[3], 0.5, RECIPES["fast"].pretrain),
         (COMMANDS[0], 0.25, RECIPES["fast"].scratch),
     ):
-        trainer = trainer_of([*words, *flags.split()])
+        trainer, _ = trainer_of([*words, *flags.split()])
         assert (trainer.config.max_epochs, trainer.config.batch_size, trainer.config.learning_rate) == (7, 5, rate)
         assert trainer.model.drop.p == 0.25
         assert trainer.optimizers[1].param_groups[0]["lr"] == phase.muon_lr
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("words", [COMMANDS[0], COMMANDS[3], COMMANDS[4]], ids=["scratch", "pretrain", "finetune"])
-def test_rate_in_the_name_of_the_log(trainer_of, monkeypatch, words, recipe):
+def test_rate_in_the_name_of_the_log(trainer_of, recipe):
     """The folder's name has the rate that the training has.
 
     Bug: a training from scratch was named after the rate of finetuning from pretrained parameters.
     """
-    rate = trainer_of([*words, "--recipe", recipe]).config.learning_rate
-    args = run.options.parse(run.build_parser(), [*words, "--recipe", recipe])
-    assert f"{'pt' if args.function == 'pretrain' else 'ft'}_lr_{rate:f}" in session.log_folder(args)
+    for words, kind in ((COMMANDS[0], "ft"), (COMMANDS[3], "pt"), (COMMANDS[4], "ft")):
+        trainer, folder = trainer_of([*words, "--recipe", recipe])
+        assert f"_{kind}_lr_{trainer.config.learning_rate:f}" in folder
 
 
 def test_london_baseline_and_exit_codes(program):

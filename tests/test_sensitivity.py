@@ -13,7 +13,7 @@ from helpers import Program
 from utils import UserError, cli
 
 PEOPLE = {"Ansa Veld": "Morlow", "Bero Tinn": "Quay", "Cil d'Orra": "Morlow", "Dov Élan": "Quay"}
-TRAIN = "finetune rope wiki.txt --finetune_corpus_path dev.tsv --writing_params_path params --max_epochs 1".split()
+TRAIN = ["finetune", "rope", "wiki.txt", "--finetune_corpus_path", "dev.tsv", "--writing_params_path", "params"]
 SIZE = ["--n_layer", "1", "--n_head", "2", "--n_embd", "32"]
 EVALUATE = ["evaluate", "rope", "wiki.txt", "--reading_params_path", "params", "--eval_corpus_path", "dev.tsv"]
 EVALUATE += ["--outputs_path", "out", "--device", "cpu"]
@@ -30,7 +30,7 @@ def made(tmp_path_factory) -> Program:
     program.write("odd.tsv", "Where was Ansa Veld born?\tMorlow\nWhence came Bero Tinn?\tQuay\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(program.folder)
-        assert run.main([*TRAIN, *SIZE, "--device", "cpu"]) == 0
+        assert run.main([*TRAIN, *SIZE, "--max_epochs", "1", "--device", "cpu"]) == 0
     return program
 
 
@@ -63,7 +63,7 @@ def scripted(monkeypatch) -> list[list[str]]:
 
 
 def test_names():
-    """The name is what stands between, spaces and 'born' included; nothing is guessed from questions of another form."""
+    """The name is what stands between, spaces and 'born' included; questions of another form are refused."""
     text = "Where was Ansa Veld born?\nWhere was Max born Max born?\n"
     assert names_in(text, "f") == names_in(text.replace("?", "?\tMorlow"), "f") == ["Ansa Veld", "Max born Max"]
     for question in ("Where was born?", "Where is X born?", "Where was X born", "who?", "Where was  born?"):
@@ -79,21 +79,11 @@ def test_wordings():
     assert not {ORIGINAL, REWORDED} & set(FURTHER)
 
 
-@pytest.mark.parametrize(
-    ("only_first", "only_second", "p"),
-    [
-        (0, 0, 1.0),
-        (1, 0, 1.0),
-        (5, 0, 0.0625),  # 2 / 2^5
-        (0, 6, 0.03125),
-        (10, 2, 158 / 4096),  # 2 (1 + 12 + 66) / 2^12
-        (2, 10, 158 / 4096),
-        (7, 7, 1.0),
-        (8, 7, 1.0),
-        (59, 6, 2 * 91581634 / 2**65),
-        (400, 0, 2.0**-399),
-    ],
-)
+MCNEMAR = [(0, 0, 1.0), (1, 0, 1.0), (7, 7, 1.0), (8, 7, 1.0), (5, 0, 2 / 2**5), (0, 6, 2 / 2**6), (400, 0, 2 / 2**400)]
+MCNEMAR += [(10, 2, 2 * (1 + 12 + 66) / 2**12), (2, 10, 158 / 4096), (59, 6, 2 * 91581634 / 2**65)]
+
+
+@pytest.mark.parametrize("only_first, only_second, p", MCNEMAR)
 def test_mcnemar(only_first: int, only_second: int, p: float):
     """Two-sided exact values; questions that both ways get right or wrong do not count."""
     first = [True] * only_first + [False] * only_second + [True, False] * 9
@@ -103,7 +93,7 @@ def test_mcnemar(only_first: int, only_second: int, p: float):
 
 def test_only_the_questions_change(folder, scripted, capsys):
     """The counts of both wordings, the reworded one alone in a line with Correct:, and who changed."""
-    found, before = ask(), Path("dev.tsv").read_bytes()
+    before, found = Path("dev.tsv").read_bytes(), ask()
     assert scripted == [[f"Where was {n} born?" for n in PEOPLE], [f"What is the birthplace of {n}?" for n in PEOPLE]]
     weights = torch.load("params", weights_only=True)
     parameters = sum(weights[name].numel() for name in weights if not name.endswith(("mask", "rope_cache")))

@@ -113,15 +113,14 @@ def load_params(path: str | Path, model: GPT, vocabulary: str) -> dict[str, Any]
         raise UserError(f"{path}: lacks {missing[0]} ({len(missing)} tensors in all); {ANOTHER_MODEL}")
     if extra := sorted(set(state) - set(mine)):
         raise UserError(f"{path}: has {extra[0]} ({len(extra)} tensors in all) too much; {ANOTHER_MODEL}")
-    shape, mine_shape = state["tok_emb.weight"].shape, mine["tok_emb.weight"].shape
-    if len(shape) == 2 and shape[0] != mine_shape[0]:
-        raise UserError(
-            f"{path}: was trained on {shape[0]} different characters, this corpus has {mine_shape[0]}; "
-            "give the corpus it was pretrained with"
-        )
     for name, tensor in mine.items():
-        if state[name].shape != tensor.shape:
-            shape, mine_shape = tuple(state[name].shape), tuple(tensor.shape)
+        shape, mine_shape = tuple(state[name].shape), tuple(tensor.shape)
+        if name == "tok_emb.weight" and len(shape) == 2 and shape[0] != mine_shape[0]:
+            raise UserError(
+                f"{path}: was trained on {shape[0]} different characters, this corpus has {mine_shape[0]}; "
+                "give the corpus it was pretrained with"
+            )
+        if shape != mine_shape:
             raise UserError(f"{path}: {name} has shape {shape}, this model's has {mine_shape}; {ANOTHER_MODEL}")
     stamp = _stamp_of(held)
     if not stamp:

@@ -91,4 +91,4 @@ def quicken(model: nn.Module) -> None:
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) is nn.Dropout:
-                setattr(module, name, QuickDropout(child.p))
+                setattr(module, name, QuickDropout(child.p).train(child.training))
