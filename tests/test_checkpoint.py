@@ -14,21 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.checkpoints import (
-    FINGERPRINTS,
-    checkpoint_path,
-    difference,
-    load_checkpoint,
-    load_params,
-    read_stamp,
-    save_checkpoint,
-    save_params,
-    vocabulary_hash,
-)
+from engine import checkpoints
+from engine.checkpoints import load_checkpoint, load_params, read_stamp, save_checkpoint, save_params, vocabulary_hash
 from engine.files import remove_scraps
 from helpers import SRC, Program, tiny_model
 from model import GPT
-from reference import contract_shapes
 from utils import UserError
 
 ITOS = dict(enumerate("□⁇\nabcdefgh"))
@@ -39,9 +29,8 @@ STAMP = {"vocabulary": VOCABULARY, "corpus_path": "people.txt", "training": {"st
 @pytest.fixture
 def saved(tmp_path: Path, tiny) -> tuple[Path, GPT]:
     """A file of parameters, and the model it was written from."""
-    model = tiny_model(rope=tiny.rope)
-    save_params(tmp_path / "params", model, STAMP)
-    return tmp_path / "params", model
+    save_params(path := tmp_path / "params", model := tiny_model(rope=tiny.rope), STAMP)
+    return path, model
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -49,17 +38,12 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-# ---------------------------------------------------------------- parameter files that are read
-
-
 def test_round_trip(saved, capsys):
     """A file read into another model makes it equal, bit for bit, and returns the stamp; nothing is said."""
     path, model = saved
-    assert set(torch.load(path, weights_only=True)) == set(contract_shapes(model.config))
     other = tiny_model(seed=1, rope=model.rope)
     stamp = load_params(path, other, VOCABULARY)
-    assert stamp == read_stamp(path)
-    assert stamp.items() >= STAMP.items()
+    assert stamp == read_stamp(path) and stamp.items() >= STAMP.items()
     assert same(other.state_dict(), model.state_dict())
     assert capsys.readouterr() == ("", "")
 
@@ -101,16 +85,12 @@ def test_our_code_reads_other_files(tmp_path, tiny, capsys, change):
     assert re.fullmatch(rf"warning: {path}: [^\n]+\n", capsys.readouterr().err)
 
 
-# ---------------------------------------------------------------- parameter files that are refused
-
-
 def unchanged_by(path: Path, model: GPT, says: str, vocabulary: str = VOCABULARY) -> str:
     """Loading is refused in one line that starts with the file's name, and the model stays as it was; the line."""
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(UserError, match=says) as caught:
         load_params(path, model, vocabulary)
-    assert str(caught.value).startswith(str(path))
-    assert "\n" not in str(caught.value)
+    assert re.fullmatch(rf"{path}: [^\n]+", str(caught.value))
     assert same(model.state_dict(), before)
     return str(caught.value)
 
@@ -135,29 +115,20 @@ def test_containers_are_named_with_what_to_pass_instead(tmp_path, monkeypatch, c
     assert same(model.state_dict(), STATE)
 
 
-@pytest.mark.parametrize(
-    "itos, changes, says",
-    [
-        (ITOS, {"rope": "the other"}, "rope.*vanilla|vanilla.*rope"),
-        (dict(enumerate("□⁇\nabcdefgx")), {}, "people.txt"),
-        (dict(enumerate("□⁇\nbacdefgh")), {}, "people.txt"),
-        (ITOS, {"vocab_size": 12}, "11 .*12"),
-        (ITOS, {"n_embd": 32}, "shape"),
-        (ITOS, {"n_layer": 1}, "another model"),
-        (ITOS, {"n_layer": 3}, "another model"),
-    ],
-)
-def test_parameters_of_another_model(saved, itos, changes, says):
-    """Another variant, other characters, as many in another order, more of them, or another size: refused and named."""
+OTHERS = [(VOCABULARY, {"rope": 0}, "rope.*vanilla|vanilla.*rope"), (VOCABULARY, {"vocab_size": 12}, "11 .*12")]
+OTHERS += [(vocabulary_hash(dict(enumerate(text))), {}, "people.txt") for text in ("□⁇\nabcdefgx", "□⁇\nbacdefgh")]
+OTHERS += [(VOCABULARY, changes, "another model") for changes in ({"n_embd": 32}, {"n_layer": 1}, {"n_layer": 3})]
+
+
+@pytest.mark.parametrize("vocabulary, changes, says", OTHERS)
+def test_parameters_of_another_model(saved, vocabulary, changes, says):
+    """Another variant, more or other characters, as many in another order, or another size: refused and named.
+
+    Learned positions are of one block: refused in another. Rotary ones fit any.
+    """
     path, model = saved
-    assert len(itos) == len(ITOS)
     rope = model.rope != ("rope" in changes)
-    unchanged_by(path, tiny_model(**(changes | {"rope": rope})), says, vocabulary_hash(itos))
-
-
-def test_block_of_another_length(saved):
-    """Learned positions are of one block: refused in another. Rotary ones fit any."""
-    path, model = saved
+    unchanged_by(path, tiny_model(**(changes | {"rope": rope})), says, vocabulary)
     longer, x = tiny_model(seed=1, rope=model.rope, block_size=25), torch.arange(11)[None]
     if model.rope:
         load_params(path, longer, VOCABULARY)
@@ -188,35 +159,28 @@ def test_files_that_are_something_else(tmp_path):
 class Evil:
     """Runs a command when it is unpickled."""
 
-    def __init__(self, target: Path):
-        self.target = target
-
     def __reduce__(self):
-        return os.system, (f"touch '{self.target}'",)
+        return os.system, ("touch executed",)
 
 
 @pytest.mark.parametrize("how", ["torch", "legacy", "pickle"])
-def test_malicious_file_is_refused_and_not_run(tmp_path, how):
+def test_malicious_file_is_refused_and_not_run(tmp_path, monkeypatch, how):
     """A pickle that calls os.system is refused, as parameters and as a checkpoint, and its command does not run.
 
     The trap is live: plain unpickling of the same file does run the command.
     """
-    path, trace = tmp_path / "evil", tmp_path / "executed"
-    content = {"tok_emb.weight": Evil(trace), "settings": Evil(trace), "trainer": {}}
+    monkeypatch.chdir(tmp_path)
+    path, content = Path("evil"), {"tok_emb.weight": Evil(), "settings": Evil(), "trainer": {}}
+    torch.save(content, path, _use_new_zipfile_serialization=how == "torch")
     if how == "pickle":
         path.write_bytes(pickle.dumps(content, protocol=2))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=how == "torch")
     unchanged_by(path, tiny_model(), "refused|damaged")
     for read in (read_stamp, lambda p: load_checkpoint(p, {})):
-        with pytest.raises(UserError, match=re.escape(str(path))):
+        with pytest.raises(UserError, match="evil"):
             read(path)
-    assert not trace.exists()
-    if how == "pickle":
-        pickle.loads(path.read_bytes())
-    else:
-        torch.load(path, weights_only=False)
-    assert trace.exists()
+    assert os.listdir() == ["evil"]
+    pickle.loads(path.read_bytes()) if how == "pickle" else torch.load(path, weights_only=False)
+    assert sorted(os.listdir()) == ["evil", "executed"]
 
 
 def test_vocabulary_hash():
@@ -236,23 +200,20 @@ def test_checkpoint_round_trip(tmp_path):
 
     A precision of None is nobody's wish: that of the checkpoint is returned.
     """
-    path = checkpoint_path(tmp_path / "x.params")
+    path = checkpoints.checkpoint_path(tmp_path / "x.params")
     assert path == tmp_path / "x.params.checkpoint"
     assert load_checkpoint(path, SETTINGS) is None
-    state = {"step": 3, "order": torch.tensor([2, 0, 1]), "model": {"w": torch.rand(2, 2)}}
+    state = {"step": 3, "w": torch.rand(2, 2)}
     save_checkpoint(path, state, SETTINGS)
     for wanted in (json.loads(json.dumps(SETTINGS)), SETTINGS | {"precision": None}):
         loaded, settings = load_checkpoint(path, wanted)
-        assert settings == SETTINGS
-        assert loaded["step"] == 3
-        assert torch.equal(loaded["order"], state["order"])
-        assert same(loaded["model"], state["model"])
+        assert settings == SETTINGS and loaded["step"] == 3 and torch.equal(loaded["w"], state["w"])
 
 
-@pytest.mark.parametrize(
-    "name, value",
-    [("seed", 1), ("rate", 6e-4), ("from", "abc"), ("new", 5), ("dropout", None), ("precision", "bfloat16")],
-)
+CHANGES = {"seed": 1, "rate": 6e-4, "from": "abc", "new": 5, "dropout": None, "precision": "bfloat16"}
+
+
+@pytest.mark.parametrize("name, value", CHANGES.items())
 def test_checkpoint_of_other_settings(tmp_path, name, value):
     """A checkpoint of a run with other settings is refused: the setting and both values are named.
 
@@ -261,19 +222,15 @@ def test_checkpoint_of_other_settings(tmp_path, name, value):
     save_checkpoint(tmp_path / "c", {}, SETTINGS)
     with pytest.raises(UserError, match=f"{name}.* = {SETTINGS.get(name)}, this one has {value}"):
         load_checkpoint(tmp_path / "c", SETTINGS | {name: value})
-    assert difference({}, {name: 0}).startswith(f"{FINGERPRINTS.get(name, name)} = None, this one has 0")
+    assert f"{name} = None, this one has 0" in checkpoints.difference({}, {name: 0})
 
 
 def test_checkpoints_of_the_old_code_and_other_files(tmp_path):
     """A checkpoint of an earlier version, parameters or a damaged file in its place: refused, and left as they are."""
     path = tmp_path / "c"
     old = {"settings": json.dumps(SETTINGS), "trainer": {"step": 3, "model": STATE}}
-    for content, says in (
-        (old, "earlier version"),
-        (old | {"format": 1}, "earlier version"),
-        (STATE, "not a checkpoint"),
-        ([1], "not a checkpoint"),
-    ):
+    cases = [(old, "earlier version"), (old | {"format": 1}, "earlier version")]
+    for content, says in (*cases, (STATE, "not a checkpoint"), ([1], "not a checkpoint")):
         torch.save(content, path)
         before = path.read_bytes()
         with pytest.raises(UserError, match=rf"^\S+: [^\n]*{says}[^\n]*; delete it to start afresh$"):

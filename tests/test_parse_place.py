@@ -134,7 +134,7 @@ R Fatima Meer | - | The birthplace of NAME is not a place, but rather a person.
 R Francisco de Miranda | El Prat de la Mora | The birthplace of NAME is El Prat de la Mora, Spain.
 R Durga Khote | - | The birthplace of NAME is not a specific location, but rather a city or town that is said to be the
     birthplace of the goddess Durga.
-R Alice Coltrane | New Orleans | The birthplace of NAME is New Orleans, USA.
+R E. L. Doctorow | New York City | The birthplace of E.L. Doctorow is the city of New York City, New York.
 """
 
 

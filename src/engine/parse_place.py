@@ -48,12 +48,12 @@ def parse_place(text: str, question: str) -> str:
         question: what was asked.
     """
     name = re.sub(r"^(?:Where was|What is the birthplace of)\s+|(?:\s+born)?\?$", "", question)
-    subject = "" if " " in name else r"(?= (?:was|is)\b|'s\b)"  # a single name may be a place too
+    # a name of one word may be a place too; "E. L." is "E.L." in some replies
+    someone = re.escape(name).replace(r"\ ", r"\s*") + ("" if " " in name else r"(?= (?:was|is)\b|'s\b)")
     text = re.sub(r"\\boxed\{", "Answer: ", re.sub(r"\\text\{([^{}]*)\}", r"\1", without_thoughts(text)))
     text = re.sub(r"[*`>$|#{}\"“”]+|<[^>]*>|^[ \t]*(?:[-•]|\d[.)]) |\[(?=\w)|\]\(\S*\)", "", text, flags=re.MULTILINE)
-    text = re.sub(DENIED, "", re.sub(rf"\b{re.escape(name)}\b{subject}", "someone", text))
-    found = (re.search(pattern, text) for pattern in STATED)
-    return next((place[1] for place in found if place), "")
+    text = re.sub(DENIED, "", re.sub(rf"\b{someone}\b", "someone", text))
+    return next((found[1] for pattern in STATED if (found := re.search(pattern, text))), "")
 
 
 def without_thoughts(text: str) -> str:
