@@ -25,10 +25,11 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
 
 import run  # noqa: E402
 from dataset import CharCorruptionDataset, NameDataset  # noqa: E402
-from recipes import MAIN_RECIPE  # noqa: E402
+from engine.recipes import MAIN_RECIPE  # noqa: E402
 from report import record_robustness  # noqa: E402
 from utils import UserError, evaluate_places, read_pairs, read_text  # noqa: E402
 
+SMALL = ["--n_layer", "1", "--n_head", "2", "--n_embd", "32"]  # files are tried here, not models
 SNIPPETS = [
     "\t",
     "\t\t",
@@ -93,7 +94,7 @@ def main() -> int:
         base = ["rope", str(folder / "wiki.txt")]
         params = str(folder / "p.params")
         logs = ["--expt_dir", str(folder / "expt"), "--device", "cpu"]
-        once = ["--recipe", MAIN_RECIPE, "--max_epochs", "1", *logs]
+        once = ["--recipe", MAIN_RECIPE, "--max_epochs", "1", *SMALL, *logs]
         run.main(["pretrain", *base, "--writing_params_path", params, *once])
 
         def as_corpus(path: Path) -> None:

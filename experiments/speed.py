@@ -208,7 +208,9 @@ def main(argv: list[str] | None = None) -> int:
 
         results |= {"tricks": measure_tricks(corpus, precision, rounds), "command": measure_command()}
         write_text(ROOT / "results" / "speed.json", json.dumps(results, indent=1) + "\n")
-        about = f"`python experiments/speed.py` on {results['hardware']}, torch {results['torch']}; medians, batch {BATCH}"
+        about = (
+            f"`python experiments/speed.py` on {results['hardware']}, torch {results['torch']}; medians, batch {BATCH}"
+        )
         text = f"{about}, dropout 0.1, seed 0, own data:\n\n{in_words(results)}"
         put_between(ROOT / "experiments" / "README.md", "speed", text)
     print(in_words(results))

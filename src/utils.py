@@ -101,7 +101,7 @@ def read_pairs(text: str, source: str | Path, with_answers: bool | None = None) 
         UserError: naming the line that does not fit.
     """
     refuse_marks(text, source)
-    lines = text.rstrip().split("\n")
+    lines = text.rstrip("\n ").split("\n")
     expects_tab = "\t" in lines[0] if with_answers is None else with_answers
     shape = "'question<TAB>place' is expected" if expects_tab else "a question alone is expected, as on line 1"
     pairs = []
@@ -173,15 +173,15 @@ def sample(
     Returns:
         (B, T + steps). ValueError: an argument makes no sense.
     """
-    if steps < 0 or not 0 <= temperature < math.inf or (top_k is not None and top_k < 1):
-        raise ValueError(f"steps={steps}, temperature={temperature}, top_k={top_k}: at least 0, 0 and 1 are expected")
+    if steps < 0 or not 0 <= temperature < math.inf or (top_k is not None and top_k < 1) or not x.size(1):
+        raise ValueError(f"x {tuple(x.shape)}, {steps=}, {temperature=}, {top_k=}: at least 1, 0, 0, 1 are expected")
     was_training = model.training
     model.eval()
     try:
         for _ in range(steps):
             logits, _ = model(x[:, -model.get_block_size() :])  # (B, T) -> (B, T, V)
             logits = logits[:, -1].float()  # (B, V)
-            if sample and temperature > 0:
+            if sample and temperature > 1e-6:
                 if top_k is not None:
                     least = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]  # (B, 1)
                     logits = logits.masked_fill(logits < least, float("-inf"))

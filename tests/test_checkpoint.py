@@ -122,10 +122,7 @@ OTHERS += [(VOCABULARY, changes, "another model") for changes in ({"n_embd": 32}
 
 @pytest.mark.parametrize("vocabulary, changes, says", OTHERS)
 def test_parameters_of_another_model(saved, vocabulary, changes, says):
-    """Another variant, more or other characters, as many in another order, or another size: refused and named.
-
-    Learned positions are of one block: refused in another. Rotary ones fit any.
-    """
+    """Another variant, vocabulary or size is refused and named; rotary positions, not learned ones, fit any block."""
     path, model = saved
     rope = model.rope != ("rope" in changes)
     unchanged_by(path, tiny_model(**(changes | {"rope": rope})), says, vocabulary)
@@ -165,10 +162,7 @@ class Evil:
 
 @pytest.mark.parametrize("how", ["torch", "legacy", "pickle"])
 def test_malicious_file_is_refused_and_not_run(tmp_path, monkeypatch, how):
-    """A pickle that calls os.system is refused, as parameters and as a checkpoint, and its command does not run.
-
-    The trap is live: plain unpickling of the same file does run the command.
-    """
+    """A pickle that calls os.system is refused and not run, though the trap is live: plain unpickling does run it."""
     monkeypatch.chdir(tmp_path)
     path, content = Path("evil"), {"tok_emb.weight": Evil(), "settings": Evil(), "trainer": {}}
     torch.save(content, path, _use_new_zipfile_serialization=how == "torch")
@@ -186,20 +180,14 @@ def test_malicious_file_is_refused_and_not_run(tmp_path, monkeypatch, how):
 def test_vocabulary_hash():
     """The hash tells other characters and another order apart, and nothing else."""
     assert vocabulary_hash({0: "a", 1: "b"}) == vocabulary_hash({1: "b", 0: "a"})
-    texts = ("ab", "ba", "abc", "ab\n", "áb")
-    assert len({vocabulary_hash(dict(enumerate(text))) for text in texts}) == 5
+    assert len({vocabulary_hash(dict(enumerate(text))) for text in ("ab", "ba", "abc", "ab\n", "áb")}) == 5
 
-
-# ---------------------------------------------------------------- checkpoints
 
 SETTINGS = {"function": "pretrain", "seed": 0, "rate": 6e-3, "from": None, "dropout": 0.0, "precision": "float32"}
 
 
 def test_checkpoint_round_trip(tmp_path):
-    """A checkpoint returns the trainer's state, and its settings, if they are the same; without a file there is none.
-
-    A precision of None is nobody's wish: that of the checkpoint is returned.
-    """
+    """State and settings come back if the settings are the same, or without a wish for precision; no file, nothing."""
     path = checkpoints.checkpoint_path(tmp_path / "x.params")
     assert path == tmp_path / "x.params.checkpoint"
     assert load_checkpoint(path, SETTINGS) is None
@@ -215,10 +203,7 @@ CHANGES = {"seed": 1, "rate": 6e-4, "from": "abc", "new": 5, "dropout": None, "p
 
 @pytest.mark.parametrize("name, value", CHANGES.items())
 def test_checkpoint_of_other_settings(tmp_path, name, value):
-    """A checkpoint of a run with other settings is refused: the setting and both values are named.
-
-    Bug: a setting of 0 and one that is missing counted as the same.
-    """
+    """It is refused: the setting and both values are named. Bug: 0 and a missing setting counted as the same."""
     save_checkpoint(tmp_path / "c", {}, SETTINGS)
     with pytest.raises(UserError, match=f"{name}.* = {SETTINGS.get(name)}, this one has {value}"):
         load_checkpoint(tmp_path / "c", SETTINGS | {name: value})

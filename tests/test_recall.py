@@ -40,7 +40,7 @@ def test_every_ablation_changes_the_fast_recipe():
     assert all(len(example) == 4 and not example[3] for examples in parts.values() for example in examples)
     assert bare == [example[:3] for example in parts["as it is"]]
     x, y = session.Spans(CharCorruptionDataset(DOCUMENTS, 128), recall.Open())[0]
-    assert (y == 1).sum() == 2 and x[1:].equal(y[:-1])
+    assert (x == 1).sum() == 2 and x[1:].equal(y[:-1])
     assert 1 < len(recall.ablations(RECIPES["excerpts"])) < len(found)  # the others are about spans that it has not
 
 
@@ -132,7 +132,7 @@ def test_verify_trains_anew(lab, capsys):
         ("gpu", 0.25, 1, "DIFFERENT, as another machine or precision may make it\n"),
         ("cpu", 0.25, 1, "DIFFERENT\n"),
     ):
-        assert lab.main("accuracy --verify mine-rope-fast-0-cpu-float32.json") == code
+        assert lab.main("accuracy --verify mine@rope@fast@0@cpu@float32.json") == code
         assert capsys.readouterr().out.endswith(ending)
     assert [files for *_, files in lab.trained] == [[]] * 4
 

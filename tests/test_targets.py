@@ -129,15 +129,6 @@ def test_spans_lie_at_new_words():
     assert {start for start, _ in seen} >= set(range(20))
 
 
-def test_words_that_are_cut_are_not_asked_for():
-    """Where a document ends within a word, its beginning is no answer: "Ro" is no place. (Other spans start at 0.)"""
-    data, asked = spans([PERSON], Aim(one_word=1.0, from_start=1.0, cut_behind=0.0)), set()
-    for prefix, suffix, span in (draw(data) for _ in range(4000)):
-        if prefix and len(prefix + span + suffix) >= PERSON.index("Bonn") + 4:
-            asked.add(span)
-    assert asked == {"Bonn", "Rome", "McKay", "X2"}
-
-
 def test_where_documents_are_cut():
     """At the longest length, soon behind a place (u**4, a fifth on average, of the rest is kept), or anywhere."""
     wanted = [({"cut_late": 1.0}, (112, 112)), ({"cut_behind": 0.0}, (4, 58))]  # shortest and mean length

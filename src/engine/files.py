@@ -4,9 +4,9 @@ import glob
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote_plus
 
 from utils import UserError, read_text, write_text
 
@@ -71,8 +71,7 @@ def add_row(folder: str | Path, row: dict, key: Sequence[str]) -> Path:
 
     `key` are the names of the entries that identify a row; its file is named after them.
     """
-    name = " ".join(str(row[k]) for k in key if row.get(k) is not None)
-    path = Path(folder) / (re.sub(r"[^\w.+-]+", "-", name).strip("-") + ".json")
+    path = Path(folder) / ("@".join(quote_plus(str(row.get(name)), safe=",") for name in key) + ".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(row, ensure_ascii=False, indent=1) + "\n")
     return path

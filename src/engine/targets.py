@@ -115,7 +115,10 @@ class Spans(CharCorruptionDataset):
         return super().choose_length(document)
 
     def choose_span(self, document: str) -> tuple[int, int]:
-        """A new word, or a span of such a length that a quarter of the n characters is cut out on average."""
+        """A new word, or a span of such a length that a quarter of the n characters is cut out on average.
+
+        What is left of a word that the cut runs through counts as a word.
+        """
         n = len(document)
         words, weights = self.targets(document, n)
         if not words or n < 4:
