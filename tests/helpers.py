@@ -23,19 +23,12 @@ SRC = Path(__file__).resolve().parent.parent / "src"
 
 @dataclass(frozen=True)
 class People:
-    """Invented people as the three texts that the programs read.
+    """Invented people as the three texts that the programs read."""
 
-    Attributes:
-        corpus: one document a person, "NAME. NAME was born in PLACE.", and one that holds a question mark.
-        pairs: questions and answers of the first people.
-        unseen: questions and answers of the others, each born somewhere else.
-        questions: the questions of `unseen`, without answers.
-    """
-
-    corpus: str
-    pairs: str
-    unseen: str
-    questions: str
+    corpus: str  # one document a person, "NAME. NAME was born in PLACE.", and one that holds a question mark
+    pairs: str  # questions and answers of the first people
+    unseen: str  # those of the others, each born somewhere else
+    questions: str  # the questions of `unseen`, without answers
 
 
 def word(rng: random.Random, syllables: int) -> str:
