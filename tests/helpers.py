@@ -1,7 +1,5 @@
 """What the tests share: invented people, tiny models, and the programs of src/ as processes of their own."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal
@@ -58,9 +56,6 @@ def invent_people(count: int, unseen: int, seed: int = 0) -> People:
     return People("".join(documents), "".join(lines[: count - unseen]), "".join(held_out), questions)
 
 
-# ---------------------------------------------------------------- tiny models
-
-
 def tiny_config(**changes) -> GPTConfig:
     """2 layers, 2 heads of 8, block 24, 11 characters, no dropout; or as the keywords say."""
     values: dict = {"vocab_size": 11, "block_size": 24, "n_layer": 2, "n_head": 2, "n_embd": 16}
@@ -104,10 +99,8 @@ class Program:
 
     def people(self, people: People) -> None:
         """The files corpus.txt, pairs.tsv, unseen.tsv and questions.tsv."""
-        self.write("corpus.txt", people.corpus)
-        self.write("pairs.tsv", people.pairs)
-        self.write("unseen.tsv", people.unseen)
-        self.write("questions.tsv", people.questions)
+        for name in ("corpus.txt", "pairs.tsv", "unseen.tsv", "questions.tsv"):
+            self.write(name, getattr(people, name.partition(".")[0]))
 
     @staticmethod
     def environment() -> dict[str, str]:
@@ -116,14 +109,8 @@ class Program:
 
     def __call__(self, *words: str | Path, script: str = "run.py") -> Result:
         """Run to the end."""
-        done = subprocess.run(
-            [sys.executable, str(SRC / script), *map(str, words)],
-            cwd=self.folder,
-            env=self.environment(),
-            capture_output=True,
-            text=True,
-            timeout=280,
-        )
+        command, place = [sys.executable, str(SRC / script), *map(str, words)], {"cwd": self.folder}
+        done = subprocess.run(command, **place, env=self.environment(), capture_output=True, text=True, timeout=280)
         return Result(done.returncode, done.stdout, done.stderr)
 
     def ok(self, *words: str | Path, script: str = "run.py") -> Result:
@@ -136,13 +123,8 @@ class Program:
         """Run, and send the signal as soon as `when(stdout so far)` holds."""
         out, err = self.folder / "stdout.tmp", self.folder / "stderr.tmp"
         with out.open("w") as stdout, err.open("w") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, str(SRC / "run.py"), *map(str, words)],
-                cwd=self.folder,
-                env=self.environment(),
-                stdout=stdout,
-                stderr=stderr,
-            )
+            command, place = [sys.executable, str(SRC / "run.py"), *map(str, words)], {"cwd": self.folder}
+            process = subprocess.Popen(command, **place, env=self.environment(), stdout=stdout, stderr=stderr)
             try:
                 while process.poll() is None and not when(out.read_text()):
                     time.sleep(0.01)
