@@ -65,7 +65,7 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.12 ..."; exit 2; }
 	@test -e $@ || $(PYTHON) -m venv --clear .venv
 	@if [ -n "$(TORCH_INDEX)" ]; then \
-		$(PIP) install --retries 1 --timeout 20 --index-url $(TORCH_INDEX) $(shell grep '^torch==' requirements.txt) || \
+		$(PIP) install --retries 1 --timeout 20 --index-url $(TORCH_INDEX) $(shell grep '^torch==' requirements.txt) 2>/dev/null || \
 		echo "PyTorch's CPU index ($(TORCH_INDEX)) cannot be reached: going on with what pip finds"; fi
 	$(PIP) install -r requirements-dev.txt
 	@touch $@

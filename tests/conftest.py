@@ -8,8 +8,7 @@ import torch
 from helpers import Program, tiny_config
 from model import GPTConfig
 
-# The tests share the machine with other work: two threads that wait for one core are slower than one.
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # the machine is shared: two threads that wait for one core are slower than one
 
 
 @pytest.fixture(params=[False, True], ids=["vanilla", "rope"])

@@ -253,8 +253,8 @@ def test_rate_in_the_name_of_the_log(trainer_of, recipe):
     """The folder's name has the training's rate. Bug: from scratch it had that of finetuning what was pretrained."""
     for number, phase, usual in ((0, "scratch", 6e-4), (3, "pretrain", 6e-3), (4, "finetune", 6e-4)):
         trainer, folder = trainer_of([*COMMANDS[number], "--recipe", recipe])
-        assert trainer.config.learning_rate == (getattr(RECIPES[recipe], phase).learning_rate or usual)
-        assert f"_{'pt' if phase == 'pretrain' else 'ft'}_lr_{trainer.config.learning_rate:f}" in folder
+        rate = getattr(RECIPES[recipe], phase).learning_rate or usual
+        assert trainer.config.learning_rate == rate and f"_{'pt' if number == 3 else 'ft'}_lr_{rate:f}" in folder
 
 
 def test_london_baseline_and_exit_codes(program):
