@@ -4,8 +4,7 @@
         --eval_corpus_path birth_dev.tsv --outputs_path rope.sensitivity.dev.predictions
 
 takes the arguments of `run.py evaluate`, asks "What is the birthplace of NAME?" where the file asks
-"Where was NAME born?" (the file stays as it is, and so do the answers), and prints both accuracies.
-`--wordings` asks in more ways still. Finetuning knows the original wording alone.
+"Where was NAME born?" (the file and the answers stay), prints both accuracies, and asks in more ways with `--wordings`.
 
 The handout says to copy run.py to this file and to change its evaluation. This file calls run.py's
 parts instead: a copy would be a second command line to keep in step with the first.
@@ -60,8 +59,6 @@ def ask(args: argparse.Namespace) -> Sensitivity:
 
 def run(args: argparse.Namespace) -> Sensitivity:
     """Ask, write the reworded predictions to --outputs_path, and print what changed and both accuracies."""
-    if args.function != "evaluate":
-        raise UserError(f"{args.function}: sensitivity.py can only evaluate; run src/run.py for that")
     set_seed(args.seed)
     found = ask(args)
     write_text(args.outputs_path, "".join(p + "\n" for p in found.predictions[REWORDED]))
@@ -81,7 +78,10 @@ def run(args: argparse.Namespace) -> Sensitivity:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the command line."""
-    run(options.parse(build_parser(), argv))
+    parser = build_parser()
+    if (function := parser.parse_args(argv).function) != "evaluate":
+        raise UserError(f"{function}: sensitivity.py can only evaluate; run src/run.py for that")
+    run(options.parse(parser, argv))
     return 0
 
 

@@ -130,12 +130,12 @@ def test_spoiled_files_are_refused_by_name(delivered, tmp_path, name: str, spoil
     assert name in str(error.value) and message in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("spoil", [lambda raw: raw.removesuffix(b"\n"), lambda raw: raw.replace(b"\n", b"\r\n")])
-def test_what_means_the_same_is_taken(delivered, tmp_path, spoil):
+def test_what_means_the_same_is_taken(delivered, tmp_path):
     """Bug: predictions without a last newline were "19 lines, 20 questions"; Windows' line ends are fine too."""
     folder = copy_of(delivered, tmp_path)
     for path in folder.glob("*.predictions"):
-        path.write_bytes(spoil(path.read_bytes()))
+        raw = path.read_bytes().replace(b"\n", b"\r\n")
+        path.write_bytes(raw if raw.endswith(b"\n\r\n") else raw[:-2])
     assert collect(folder) == 0
 
 

@@ -83,7 +83,15 @@ def read_stamp(path: str | Path) -> dict[str, Any]:
 
 def _stamp_of(state: Any) -> dict[str, Any]:
     entry = getattr(state, "_metadata", {}).get(STAMP, {})
-    return json.loads(entry["json"]) if "json" in entry else {}
+    try:
+        return json.loads(entry.get("json", "{}"))
+    except ValueError:
+        return {}
+
+
+def is_state_dict(value: Any) -> bool:
+    """Whether a value is tensors by their names, and not nothing."""
+    return isinstance(value, dict) and len(value) > 0 and all(isinstance(v, torch.Tensor) for v in value.values())
 
 
 def load_params(path: str | Path, model: GPT, vocabulary: str) -> dict[str, Any]:
@@ -96,12 +104,12 @@ def load_params(path: str | Path, model: GPT, vocabulary: str) -> dict[str, Any]
     differs (variant, size, vocabulary).
     """
     held = _read_params(path)
-    if isinstance(held, dict) and (inner := [k for k, v in held.items() if isinstance(v, dict) and v]):
+    if isinstance(held, dict) and (inner := [k for k, v in held.items() if is_state_dict(v)]):
         raise UserError(
             f"{path}: is no state dict but holds one under {inner[0]!r} of {', '.join(map(repr, held))}; save that "
             f"alone and give it: torch.save(torch.load({str(path)!r})[{inner[0]!r}], 'NEW.params')"
         )
-    if not isinstance(held, dict) or not all(isinstance(v, torch.Tensor) for v in held.values()):
+    if not is_state_dict(held):
         raise UserError(f"{path}: is not the state dict of a model; use a file written by src/run.py")
     state = {WRAPPERS.sub("", str(k)): v for k, v in held.items()}
     state = {k: v for k, v in state.items() if not BUFFERS.search(k)}
@@ -123,7 +131,7 @@ def load_params(path: str | Path, model: GPT, vocabulary: str) -> dict[str, Any]
         if shape != mine_shape:
             raise UserError(f"{path}: {name} has shape {shape}, this model's has {mine_shape}; {ANOTHER_MODEL}")
     stamp = _stamp_of(held)
-    if not stamp:
+    if "vocabulary" not in stamp:
         print(
             f"warning: {path}: does not say which corpus it was trained on (other code wrote it); "
             "make sure that it is this one",

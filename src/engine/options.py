@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from engine.checkpoints import read_stamp
+from engine.checkpoints import checkpoint_path, read_stamp
 from engine.files import check_log_folder, check_writable, same_file
 from engine.recipes import DEFAULT_RECIPE, RECIPES
 from utils import UserError
@@ -117,7 +117,8 @@ def check(args: argparse.Namespace) -> None:
     output = "writing_params_path" if args.function in TRAINING else "outputs_path"
     path = getattr(args, output)
     check_writable(path)
+    written = [path, checkpoint_path(path)] if args.function in TRAINING else [path]
     for name in ("pretrain_corpus_path", "finetune_corpus_path", "eval_corpus_path", "reading_params_path"):
-        if same_file(getattr(args, name), path):
+        if any(same_file(getattr(args, name), place) for place in written):
             raise UserError(f"--{output} {path}: is also read, and would be lost; give another name")
     check_log_folder(args.expt_dir)

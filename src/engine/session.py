@@ -151,7 +151,8 @@ def finished(params_path: str, settings: dict[str, Any], checkpoint: Path) -> Tr
         stamp = read_stamp(params_path)
     except UserError:  # whatever lies there is not ours, and is replaced in the end
         stamp = {}
-    what = difference(stamp["settings"], settings) if stamp.get("format") else "do not say how they were made"
+    says = stamp.get("format") and {"settings", "training"} <= set(stamp)
+    what = difference(stamp["settings"], settings) if says else "do not say how they were made"
     if what is None:
         return Training(**stamp["training"])
     if not checkpoint.exists():
@@ -179,14 +180,14 @@ def run(args: argparse.Namespace, trainer: Trainer, settings: dict[str, Any], ch
     KeyboardInterrupt: the run was told to stop. DivergedError: the loss is no number, or stays high.
     """
     folder = log_folder(args)
-    if not trainer.step and any(Path(folder).glob("events.out.tfevents.*")):
+    if not args.resume and any(Path(folder).glob("events.out.tfevents.*")):
         print(
             f"note: {folder} has the log of an earlier run, and TensorBoard will draw both as one curve; "
             "--tb_expt_name names this one"
         )
     progress, watch = Progress(), Divergence()
     keeper = Checkpoints(lambda s: save_checkpoint(checkpoint, s, settings), args.checkpoint_minutes or 5.0, watch)
-    first = trainer.step + 1 if trainer.step else None
+    first = trainer.step + 1 if args.resume else None
     with open_log(folder, first) as writer, contextlib.closing(progress), contextlib.closing(keeper):
         trainer.config.writer = writer
         trainer.callbacks += [progress, TensorBoardLog(), watch, keeper]
