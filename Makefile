@@ -8,7 +8,7 @@ DEVICE ?= auto
 DATA ?= .
 PY := .venv/bin/python
 PIP := $(PY) -m pip --quiet --disable-pip-version-check
-# On Linux without an NVIDIA driver PyTorch's CPU build is enough, and a tenth of the size. TORCH_INDEX= takes PyPI's.
+# On Linux without an NVIDIA driver PyTorch's CPU build is enough, and far smaller. TORCH_INDEX= takes PyPI's.
 ifeq ($(shell uname -s)$(shell command -v nvidia-smi),Linux)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 endif
