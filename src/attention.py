@@ -42,15 +42,15 @@ def apply_rotary_emb(x: Tensor, rope_cache: Tensor) -> Tensor:
     A pair (x1, x2), read as x1 + i x2, is multiplied by cos + i sin: handout equation (2). In float32.
 
     Args:
-        x: (B, nh, T, hs), queries or keys.
-        rope_cache: (>= T, hs/2, 2), cos and sin; row t belongs to x[:, :, t].
+        x: (..., T, hs), queries or keys, or both.
+        rope_cache: (>= T, hs/2, 2), cos and sin; row t belongs to x[..., t, :].
 
     Returns:
-        (B, nh, T, hs), the dtype of x.
+        (..., T, hs), the dtype of x.
     """
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (B, nh, T, hs) -> (B, nh, T, hs/2)
-    turn = torch.view_as_complex(rope_cache[: x.size(2)].contiguous())  # (T, hs/2)
-    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)  # (B, nh, T, hs/2, 2) -> (B, nh, T, hs)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (..., T, hs) -> (..., T, hs/2)
+    turn = torch.view_as_complex(rope_cache[: x.size(-2)].contiguous())  # (T, hs/2)
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)  # (..., T, hs/2, 2) -> (..., T, hs)
 
 
 # ---------------------------------------------------------------- [part b] causal self-attention
@@ -81,11 +81,11 @@ class CausalSelfAttention(nn.Module):
         B, T, C = x.size()
         nh, hs = self.n_head, C // self.n_head
         # 1. queries, keys and values of every head
-        qkv = self.qkv(x).view(B, T, nh, 3 * hs).transpose(1, 2)  # (B, T, 3 C) -> (B, nh, T, 3 hs)
-        q, k, v = qkv.chunk(3, dim=-1)  # each (B, nh, T, hs)
+        qkv = self.qkv(x).view(B, T, nh, 3, hs)  # (B, T, 3 C) -> (B, T, nh, 3, hs)
+        q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind()  # each (B, nh, T, hs)
         # 2. [part g] turn queries and keys by their positions
         if self.rope:
-            q, k = apply_rotary_emb(q, self.rope_cache), apply_rotary_emb(k, self.rope_cache)
+            q, k = apply_rotary_emb(torch.stack((q, k)), self.rope_cache)  # (2, B, nh, T, hs)
         # 3. how well each query fits each key
         att = (q / math.sqrt(hs)) @ k.transpose(-2, -1)  # (B, nh, T, hs) x (B, nh, hs, T) -> (B, nh, T, T)
         # 4. nobody sees the future: log 1 = 0 is added to what may be seen, log 0 = -inf to the rest

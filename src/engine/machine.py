@@ -45,24 +45,23 @@ def hardware(device: torch.device) -> str:
 
 
 class _QuickDropout(torch.autograd.Function):
-    """Dropout whose random numbers are 15 bits each, four of them from one 64-bit draw of numpy's.
+    """Dropout whose random numbers are 16 bits each, four of them from one 64-bit draw of numpy's.
 
     On a CPU torch draws a number per element, and multiplies by a mask of another type; both cost more
     than the layer around them. Here the mask is an integer of all ones or all zeros that is laid over the
-    bits of x. The probability is p rounded to 1/32768, and the scale is that of the rounded p. Torch's
+    bits of x. The probability is p rounded to 1/65536, and the scale is that of the rounded p. Torch's
     random numbers seed each draw, so that their state decides all.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, p: float) -> Tensor:
-        dropped = min(round(p * 32768), 32767)
+        dropped = min(round(p * 65536), 65535)
         source = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
         draws = source.integers(0, 2**64, size=(x.numel() + 3) // 4, dtype=np.uint64)
-        bits = torch.from_numpy(draws.view(np.int16))[: x.numel()].view(x.shape).bitwise_and_(0x7FFF)  # 0 .. 32767
-        # dropped - 1 - bits is negative where bits >= dropped; its sign fills the mask: -1, all ones, to keep
-        mask = bits.neg_().add_(dropped - 1).bitwise_right_shift_(15)
+        mask = torch.from_numpy(draws.view(np.int16))[: x.numel()].view(x.shape)  # -32768 .. 32767
+        torch.lt(mask, dropped - 32768, out=mask).sub_(1)  # 1 - 1 = 0 to drop, 0 - 1 = -1, all ones, to keep
         ctx.save_for_backward(mask)
-        ctx.scale = 32768 / (32768 - dropped)
+        ctx.scale = 65536 / (65536 - dropped)
         return _QuickDropout.masked(x, mask).mul_(ctx.scale)
 
     @staticmethod

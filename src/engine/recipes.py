@@ -69,7 +69,7 @@ RECIPES = {
     ),
     "excerpts": Recipe(
         "LEAVES the handout's rule for spans, to show what it costs (excerpts around places)",
-        replace(PRETRAIN, max_epochs=60, batch_size=64),
+        replace(PRETRAIN, max_epochs=60),
         replace(FINETUNE, max_epochs=4, learning_rate=3e-4),
         SCRATCH,
         Cut(longest_lead=112),

@@ -31,7 +31,7 @@ from model import GPT
 from trainer import DivergedError, Trainer, TrainerConfig, adamw
 from utils import UserError, read_text
 
-MICRO_ROWS = 16  # on a CPU
+MICRO_ROWS = 32  # on a CPU
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ class Cut:
     """
 
     first_place: float = 60.0
-    other_place: float = 20.0
+    other_place: float = 6.0
     nearness: float = 8.0
     lead: float = 0.5
     longest_lead: int = 16
