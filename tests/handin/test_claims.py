@@ -1,0 +1,98 @@
+"""What the written answers claim and a machine can check: parts 1(a), 1(b) and (g) of report/report.tex."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from attention import CausalSelfAttention, apply_rotary_emb, precompute_rotary_emb
+from helpers import tiny_config, tiny_model
+from latex import distances, sinusoids
+
+T, D = 9, 6
+
+
+def layers(x: torch.Tensor, weights: torch.Tensor, biases: torch.Tensor) -> torch.Tensor:
+    """Part 1's attention and feed-forward layer, (T, d) -> (T, d); weights (5, d, d), biases (2, 1, d)."""
+    q, k, v = (x @ w for w in weights[:3])
+    h = torch.softmax(q @ k.T / math.sqrt(x.size(1)), dim=1) @ v
+    return torch.relu(h @ weights[3] + biases[0]) @ weights[4] + biases[1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shuffled_inputs_give_shuffled_outputs(seed):
+    """1(a) i: Z(PX) = P Z(X), and the identity of softmax that it rests on. 1(b) i: not so with positions added."""
+    torch.manual_seed(seed)
+    x, a, weights, biases = (torch.randn(s, dtype=torch.float64) for s in ((T, D), (T, T), (5, D, D), (2, 1, D)))
+    p = torch.eye(T, dtype=torch.float64)[torch.randperm(T)]
+    torch.testing.assert_close(torch.softmax(p @ a @ p.T, 1), p @ torch.softmax(a, 1) @ p.T, rtol=0, atol=1e-14)
+    torch.testing.assert_close(layers(p @ x, weights, biases), p @ layers(x, weights, biases), rtol=0, atol=1e-12)
+    phi = torch.from_numpy(sinusoids(T, D))
+    difference = layers(p @ x + phi, weights, biases) - p @ layers(x + phi, weights, biases)
+    assert difference.abs().max() > 1e-2
+
+
+def test_the_embedding_is_the_handouts():
+    """Phi(t, 2i) = sin(t / 10000^(2i/d)), Phi(t, 2i+1) = cos of it; a shift by k turns every pair by one angle."""
+    phi = sinusoids(50, D)
+    for t in range(50):
+        for i in range(D // 2):
+            angle = t / 10000 ** (2 * i / D)
+            assert phi[t, 2 * i : 2 * i + 2] == pytest.approx((math.sin(angle), math.cos(angle)), abs=1e-12)
+    for k in (1, 7):
+        for i in range(D // 2):
+            c, s = (f(k / 10000 ** (2 * i / D)) for f in (math.cos, math.sin))
+            turned = phi[:-k, 2 * i : 2 * i + 2] @ np.array([[c, s], [-s, c]]).T
+            assert np.abs(phi[k:, 2 * i : 2 * i + 2] - turned).max() < 1e-12
+
+
+def test_no_two_positions_share_an_embedding():
+    """1(b) ii: of all positions up to 100,000 no two agree, even in the first pair alone and in float32.
+
+    710 is almost 113 * 2 pi: of all differences it brings the first pairs nearest, and 2 sin(rest/2) is left.
+    """
+    phi = sinusoids(60, D)
+    for t, row in enumerate(phi):  # distances depend on differences alone
+        apart = np.linalg.norm(phi[t:] - row, axis=1)
+        assert np.abs(apart - distances(60 - t, D)[:, -1]).max() < 1e-12
+    first = distances(100_001, 2)[1:, 0]
+    assert first.argmin() + 1 == 710 and first.min() == pytest.approx(
+        2 * math.sin((226 * math.pi - 710) / -2 % math.pi)
+    )
+    assert len(np.unique(sinusoids(100_001, 2).astype(np.float32), axis=0)) == 100_001
+    assert distances(100_001, 256)[1:, -1].min() > 1
+
+
+def test_equation_2_holds_the_elements_of_equation_1():
+    """(g) i: real and imaginary parts of equation 2, side by side, are equation 1, at every position of a head."""
+    x, size = torch.randn(1, 1, 128, 32, dtype=torch.float64), 32
+    theta = 10000.0 ** (-2 * torch.arange(size // 2, dtype=torch.float64) / size)
+    got = apply_rotary_emb(x, precompute_rotary_emb(size, 128))[0, 0]
+    for t, row in enumerate(x[0, 0]):
+        matrix = torch.zeros(size, size, dtype=torch.float64)
+        for j, angle in enumerate((t * theta).tolist()):
+            c, s = math.cos(angle), math.sin(angle)
+            matrix[2 * j : 2 * j + 2, 2 * j : 2 * j + 2] = torch.tensor([[c, -s], [s, c]])
+        second = torch.exp(1j * t * theta) * torch.complex(row[0::2], row[1::2])
+        parts = torch.stack((second.real, second.imag), dim=1).flatten()
+        torch.testing.assert_close(matrix @ row, parts, rtol=0, atol=1e-12)
+        torch.testing.assert_close(got[t], parts, rtol=0, atol=1e-5)
+
+
+def test_rotary_attention_sees_differences_of_positions_alone():
+    """(g) ii: the same text 1,000 positions later gives the same; learned positions do not have this property."""
+    torch.manual_seed(0)
+    layer, x = CausalSelfAttention(tiny_config(rope=True)), torch.randn(2, 24, 16)
+    cache = precompute_rotary_emb(8, 1024)
+    outputs = []
+    for positions in (slice(0, 24), slice(1000, 1024), slice(0, 1024, 40)):
+        layer.rope_cache = cache[positions]
+        outputs.append(layer(x))
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-5)
+    assert (outputs[2] - outputs[0]).abs().max() > 1e-3
+    model, row = tiny_model(), torch.randint(1, 11, (1, 12))
+    before = model(row)[0]
+    with torch.no_grad():
+        model.pos_emb.copy_(model.pos_emb.roll(-5, dims=1))
+    assert (model(row)[0] - before).abs().max() > 1e-2
