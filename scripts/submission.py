@@ -1,9 +1,12 @@
-"""Collect assignment3.zip, after checking that it is complete and consistent.
+"""Collect assignment3.zip, after checking that it is complete and consistent; or look into one that anybody made.
 
     python scripts/submission.py        (or: make submission)
+    python scripts/submission.py --check ZIP [--data FOLDER] [--test_answers FILE]
 
-Checks that every file is there, that the predictions have one line per question, and that the
-parameters in the zip give a sample of the predictions in the zip. The same inputs give the same bytes.
+Checks that every file is there, that the predictions have one line per question, that the parameters in the zip
+give a sample of the predictions in the zip, and that Gradescope takes its size. The same inputs give the same bytes.
+--check prints what a zip holds of what the handout asks for, and runs none of its code (check_zip.py): exit code 0,
+1 if something is missing or a problem, 2 if the zip cannot be read or is refused.
 """
 
 import argparse
@@ -16,22 +19,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
+from check_zip import DELIVERABLES, GRADESCOPE, check  # noqa: E402
 from utils import UserError, atomic_write, cli, read_pairs, read_text  # noqa: E402
 
 SCRIPTS = {"d": "scripts/part_d.sh", "f": "scripts/part_f.sh", "g": "scripts/part_g.sh"}
-# Each deliverable, and the part of the handout whose commands make it.
-DELIVERABLES = {
-    "vanilla.model.params": "d",
-    "vanilla.finetune.params": "f",
-    "rope.finetune.params": "g",
-    "vanilla.nopretrain.dev.predictions": "d",
-    "vanilla.nopretrain.test.predictions": "d",
-    "vanilla.pretrain.dev.predictions": "f",
-    "vanilla.pretrain.test.predictions": "f",
-    "rope.pretrain.dev.predictions": "g",
-    "rope.pretrain.test.predictions": "g",
-    "london_baseline_accuracy.txt": "d",
-}
 # Which parameters made which predictions.
 MADE_BY = {
     "vanilla.nopretrain": ("vanilla", "vanilla.model.params"),
@@ -102,26 +93,39 @@ def check_predictions(folder: Path, data: Path, questions: dict[str, list[str]])
 
 
 def write_zip(folder: Path, target: Path) -> list[str]:
-    """Write the zip, atomically, and return the names in it. No time stamps: same inputs, same bytes."""
+    """Write the zip, atomically, and return the names in it. No time stamps: same inputs, same bytes.
+
+    UserError: it is larger than Gradescope takes; an old zip stays.
+    """
     code = [path for path in sorted((ROOT / "src").rglob("*.py")) if CODE.fullmatch(path.name)]
     content = {f"src/{path.relative_to(ROOT / 'src').as_posix()}": path for path in code}
     content |= {name: folder / name for name in DELIVERABLES}
-    with atomic_write(target) as file, zipfile.ZipFile(file, "w") as archive:
-        for name, path in content.items():
-            entry = zipfile.ZipInfo(name, date_time=(2026, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, path.read_bytes())
+    with atomic_write(target) as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, path in content.items():
+                entry = zipfile.ZipInfo(name, date_time=(2026, 1, 1, 0, 0, 0))
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, path.read_bytes())
+        if (size := file.tell()) >= GRADESCOPE:
+            sizes = f"{size / 1e6:.1f} MB, Gradescope takes {GRADESCOPE / 1e6:.0f} MB"
+            raise UserError(f"{target}: not written, it would have {sizes}; train smaller models")
     return list(content)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check and collect."""
-    parser = argparse.ArgumentParser(description="Collect assignment3.zip, after checking that it is complete.")
+    """Check and collect, or look into a zip."""
+    parser = argparse.ArgumentParser(description="Collect assignment3.zip, or look into one that anybody made.")
     parser.add_argument("--folder", type=Path, default=ROOT, help="where the deliverables are (default: the project)")
     parser.add_argument("--data", type=Path, default=ROOT, help="folder of the data files (default: the project)")
     parser.add_argument("--output", type=Path, help="default: assignment3.zip beside the deliverables")
+    parser.add_argument("--check", type=Path, metavar="ZIP", help="say what this zip holds, running none of it")
+    parser.add_argument("--test_answers", type=Path, metavar="FILE", help="with --check: test questions with answers")
     args = parser.parse_args(argv)
+    if args.check is not None:
+        return check(args.check, args.data, args.test_answers)
+    if args.test_answers is not None:
+        raise UserError("--test_answers is for --check; leave it out, or say which zip to check")
     target = args.output or args.folder / "assignment3.zip"
     files = {"dev": "birth_dev.tsv", "test": "birth_test_inputs.tsv"}
     questions = {k: [q for _, q, _ in read_pairs(read_text(args.data / f), f)] for k, f in files.items()}
