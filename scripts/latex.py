@@ -40,7 +40,7 @@ SPECIAL |= {c: f"\\{c}" for c in "{}$&#%_"}
 
 def tex(text: str) -> str:
     """A text for LaTeX: special characters escaped, and what its Latin fonts lack as U+ and number."""
-    known = {c for c in map(chr, (*range(32, 127), *range(161, 383))) if c not in "\u00ad\u013f\u0140\u0149"}
+    known = {c for c in map(chr, (*range(32, 127), *range(161, 383))) if c not in "\u00adĦħĸĿŀŉŦŧ"}
     known |= set("\n–—‘’“”…")
     return "".join(SPECIAL.get(c, c) if c in known else f"[U+{ord(c):04X}]" for c in text)
 

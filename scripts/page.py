@@ -26,8 +26,8 @@ COLUMNS = ("model", "seeds", "dev (95 %)", "test (95 %)", "bar", "seconds", "har
 ASKED = ("rope, pretrained", "vanilla, pretrained", "vanilla without pretraining")
 FIGURES = {
     "accuracy.png": "Right dev answers of each model, with 95 % intervals and the handout's bars.",
+    "curve.png": "Right dev answers by minutes of training, for each recipe, on the data that the panels name.",
     "analysis.png": "Right answers by confidence, and among the surest answers alone, if the model may stay silent.",
-    "curve.png": "Right dev answers by minutes of training, for each recipe.",
 }
 
 

@@ -1,0 +1,148 @@
+"""The notebook for Colab: the handout's commands from top to bottom; what only Colab has is played by stand-ins."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import submission
+from helpers import Program
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ("wiki.txt", "birth_places_train.tsv", "birth_dev.tsv", "birth_test_inputs.tsv")
+TINY = "--device cpu --max_epochs 15 --n_layer 1 --n_head 4 --n_embd 64"
+# Run after the notebook's own cells, in its kernel: a training again, and a command that fails.
+PROBE = """
+sh(f"python src/run.py pretrain rope wiki.txt --writing_params_path rope.pretrain.params {FLAGS}")
+try:
+    sh("false\\necho went on")
+except RuntimeError:
+    print("stopped")
+"""
+
+
+@pytest.fixture(scope="module")
+def saved():
+    return nbformat.read(ROOT / "scripts" / "colab.ipynb", as_version=4)
+
+
+def code(notebook) -> list[str]:
+    """The sources of the code cells."""
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_saved_without_outputs_or_traces_of_a_machine(saved):
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in saved.cells if "outputs" in cell)
+    assert saved.metadata["kernelspec"] == {"display_name": "Python 3", "language": "python", "name": "python3"}
+    assert saved.metadata["language_info"] == {"name": "python"}
+    assert 'REPOSITORY = ""' in code(saved)[0] and "http" not in json.dumps(saved)
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of the commands that run src/run.py, in order."""
+    return [shlex.split(line) for line in text.replace("\\\n", " ").split("\n") if re.match(r"\S+ src/run\.py", line)]
+
+
+def test_the_trainings_and_evaluations_are_those_of_the_handout(saved):
+    """Word by word the commands of scripts/part_*.sh; a training has the settings' flags at its end."""
+    scripts = "".join((ROOT / "scripts" / f"part_{part}.sh").read_text() for part in "dfg")
+    expected = [[word for word in command if word != "$@"] for command in commands(scripts)]
+    found = commands("\n".join(code(saved)))
+    assert len(found) == len(expected) == 11
+    for mine, handouts in zip(found, expected, strict=True):
+        end = ["{FLAGS}"] if handouts[2] != "evaluate" else []
+        end += ["--tb_expt_name", "nopretrain"] if "vanilla.model.params" in handouts and end else []
+        assert mine == ["python", *handouts[1:], *end]
+
+
+@pytest.fixture(scope="module")
+def executed(saved, tmp_path_factory) -> tuple[Path, list[str]]:
+    """The folder of a copy of the project where the notebook has run, with the trial's recipe and a tiny model; and
+    what each code cell printed, the probe's at the end."""
+    folder = tmp_path_factory.mktemp("a copy")
+    for name in ("src", "scripts", "corpus", "experiments", *DATA):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    notebook = nbformat.from_dict(json.loads(json.dumps(saved)))
+    notebook.cells.append(nbformat.v4.new_code_cell(PROBE))
+    environment = Program.environment() | {"RECIPE": "smoke", "SEED": "3", "MORE_FLAGS": TINY}
+    client = nbclient.NotebookClient(
+        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(folder / "scripts")}}
+    )
+    done = client.execute(env=environment)
+    cells = [cell.outputs for cell in done.cells if cell.cell_type == "code"]
+    return folder, ["".join(out.text for out in outputs if out.output_type == "stream") for outputs in cells]
+
+
+def test_runs_from_top_to_bottom_to_the_zip(executed):
+    """Everything lies in expt/, the zip is checked, and the accuracies printed are those of the predictions in it."""
+    folder, printed = executed
+    work = folder / "expt" / "homework3_smoke_3"
+    with zipfile.ZipFile(work / "assignment3.zip") as archive:
+        files = {name: archive.read(name) for name in archive.namelist() if not name.startswith("src/")}
+        assert {f"src/{path.name}" for path in (ROOT / "src").glob("*.py")} < set(archive.namelist())
+    assert set(files) == set(submission.DELIVERABLES)
+    answers = [line.split("\t")[1] for line in (work / "birth_dev.tsv").read_text(encoding="utf-8").splitlines()]
+    assert len(answers) == 15
+    for name in ("vanilla.nopretrain", "vanilla.pretrain", "rope.pretrain"):
+        places = files[f"{name}.dev.predictions"].decode().split("\n")[:-1]
+        right = sum(map(str.__eq__, places, answers))
+        assert len(places) == 15
+        assert re.search(rf"^{name} +Correct: {right}.0 out of 15.0: ", "".join(printed), re.M)
+    assert submission.main(["--folder", str(work), "--data", str(work), "--output", str(folder / "again.zip")]) == 0
+    assert (folder / "again.zip").read_bytes() == (work / "assignment3.zip").read_bytes()
+    problems = re.findall(r"PROBLEM .*", printed[-2])
+    assert problems and all("not crossed" in line for line in problems), "of --check, for a model as small as this"
+    assert "total: 0 MISSING" in printed[-2]
+    left = {path.name for path in folder.iterdir()} - {"again.zip"}
+    assert left == {"src", "scripts", "corpus", "experiments", "expt", *DATA}
+
+
+def test_cells_show_progress_and_go_on_where_they_stopped(executed):
+    """Each part shows its epochs; a training that is complete is left alone; a command that fails stops the cell."""
+    printed = executed[1]
+    assert sum("epoch 15/15 step" in text for text in printed) == 3, "parts (d), (f) and (g)"
+    assert sum(text.count("epoch 15/15 step") for text in printed) == 5, "two of them train twice"
+    assert "rope.pretrain.params: already complete" in printed[-1]
+    assert printed[-1].endswith("+ false\nstopped\n")
+
+
+@pytest.mark.parametrize("on_drive", ["1", ""], ids=["Drive", "no Drive"])
+def test_on_colab_data_is_uploaded_once_and_work_lies_on_drive(saved, tmp_path, monkeypatch, on_drive):
+    """With stand-ins for Colab's modules: only what is missing is asked for; a browser's (1) in a name is dropped."""
+    asked, mounted = [], []
+
+    def upload() -> dict[str, bytes]:
+        asked.append(1)
+        return {("wiki (1).txt" if name == "wiki.txt" else name): (ROOT / name).read_bytes() for name in DATA}
+
+    colab = types.ModuleType("google.colab")
+    colab.drive = types.SimpleNamespace(mount=mounted.append)
+    colab.files = types.SimpleNamespace(upload=upload)
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    for name, value in {"DRIVE": on_drive, "DATA": "upload", "RECIPE": "fast", "REPOSITORY": str(ROOT)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    settings, folders, *_, data = code(saved)[:5]
+    for _ in range(2):  # the runtime is cut off in between
+        names: dict = {}
+        exec("\n".join((settings, folders, data)).replace("/content", str(tmp_path)), names)
+    work = tmp_path / ("drive/MyDrive" if on_drive else "") / "homework3_fast_0"
+    assert names["WORK"] == work and names["CODE"] == ROOT
+    assert len(asked) == 1 and len(mounted) == 2 * bool(on_drive)
+    assert all((work / name).read_bytes() == (ROOT / name).read_bytes() for name in DATA)
+    assert os.getcwd() == str(tmp_path)
+    monkeypatch.setenv("REPOSITORY", "")
+    with pytest.raises(RuntimeError, match="REPOSITORY in the first cell is empty"):
+        exec("\n".join((settings, folders)).replace("/content", str(tmp_path)), {})
