@@ -223,11 +223,11 @@ def test_devices_and_precision(monkeypatch, avx, amx, expected):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.99999])
 def test_quick_dropout(p, dtype):
-    """Each number is kept with the chance 1 - p, p rounded to 1/32768 and never 1, and scaled by the inverse.
+    """Each number is kept with the chance 1 - p, p rounded to 1/65536 and never 1, and scaled by the inverse.
 
     The gradient has the same mask and scale; torch's seed decides. Bug: p = 0.99999 divided by zero.
     """
-    kept = 1 - min(round(p * 32768), 32767) / 32768
+    kept = 1 - min(round(p * 65536), 65535) / 65536
     x = (torch.rand(501, 1999).to(dtype) + 1).requires_grad_()  # no multiple of four
     masks = []
     for seed in (0, 1, 0):
