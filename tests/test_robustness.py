@@ -473,7 +473,7 @@ def spoil(trainer: object) -> None:
 def test_divergence_keeps_the_last_good_checkpoint(lab, monkeypatch):
     """A NaN, or (bug) a loss of 200, ends the run with step, rate, advice; the last good checkpoint stays."""
     handler = signal.getsignal(signal.SIGTERM)
-    exploded = lab(PRETRAIN, OFTEN, "--pretrain_lr 10 --batch_size 1 --max_epochs 6 --precision float32")
+    exploded = lab(PRETRAIN, OFTEN, "--pretrain_lr 30 --batch_size 1 --max_epochs 6 --precision float32")
     says = r"at step (\d+) it is [\d.e+]+, guessing has 3\.\d+, with learning rate \S+; [^\n]*--pretrain_lr[^\n]*; "
     kept = r"out\.checkpoint keeps the last good state\n"
     found = re.fullmatch(rf"error: the loss diverged: {says}{kept}", exploded.stderr)
