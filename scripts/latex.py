@@ -229,8 +229,10 @@ def wordings(found: Found) -> tuple[dict[str, str], dict[str, bool]]:
     return macros, {
         "Gap": drop < 0 and ours["p_mcnemar"] < 0.05,
         "Listed": bare["model"] in LISTED,
+        "MostlyWrong": max(bare["normalised"].values()) < 0.5,
         "Steadier": abs(change) < abs(drop),
         "Behind": told["normalised"]["original"] < ours["original"],
+        "Floor": told["normalised"]["original"] < abs(drop),
     }
 
 
@@ -238,13 +240,13 @@ def confidence(found: Found) -> tuple[dict[str, str], dict[str, bool]]:
     """Part 3(b), about the vanilla model."""
     row = found.analysis["vanilla, pretrained"]
     wrong = [(train, n) for hit, _, train, n in row["kinds"] if not hit]
-    half, right = next((n, right) for share, n, right in row["coverage"] if share == 50)
+    half, share = next((n, share) for covered, n, share in row["coverage"] if covered == 50)
     return {
         "vanillaWrong": str(sum(n for _, n in wrong)),
         "inTrainWrong": str(sum(n for train, n in wrong if train)),
         "auroc": f"{row['auroc'][0]:.2f}" if row["auroc"] else "--",
-        "surestHalf": f"{right} of {half}",
-        "surestHalfShare": per_cent(right / half),
+        "surestHalf": f"{round(share * half)} of {half}",
+        "surestHalfShare": per_cent(share),
         "coverageAtNinety": tex(f"{row['coverage_at_90']:.0%}"),
     }, {"Examples": "questions" in row, "Auroc": bool(row["auroc"])}
 
@@ -411,16 +413,16 @@ def draw_console(path: Path, text: str) -> None:
 def draw_sinusoids(path: Path) -> None:
     """The embedding as a map, and how far positions lie apart."""
     figure, (left, right) = report.pyplot().subplots(1, 2, figsize=(6.46, 2.5), layout="constrained")
-    values = left.imshow(sinusoids(BLOCK, WIDTH), aspect="auto", cmap="RdBu", interpolation="nearest", rasterized=True)
+    values = left.imshow(sinusoids(BLOCK, WIDTH), aspect="auto", cmap="RdBu", vmin=-1, vmax=1, rasterized=True)
     figure.colorbar(values, ax=left)
     left.set_xlabel("feature")
     left.set_ylabel("position t")
     apart = distances(1001, WIDTH)[1:]
     for pairs, colour, name in ((0, "#c1121f", "first pair"), (-1, "#2a6f97", "all pairs")):
-        right.semilogy(np.arange(1, 1001), apart[:, pairs], color=colour, linewidth=0.8, label=name)
+        right.semilogy(np.arange(1, 1001), apart[:, pairs], ".", color=colour, markersize=2, label=name)
     right.set_xlabel("position t")
     right.set_ylabel(r"distance of $\Phi_t$ to $\Phi_0$")
-    right.legend(loc="lower left", frameon=False, fontsize=8)
+    right.legend(loc="lower left", frameon=False, fontsize=8, markerscale=4)
     for axes in (left, right):
         axes.tick_params(labelsize=8)
     right.spines[["top", "right"]].set_visible(False)

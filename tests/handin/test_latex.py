@@ -7,10 +7,12 @@ import subprocess
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import latex
 import report
+from analysis import calibration
 from engine.files import add_row, fingerprint, read_rows
 from helpers import invent_people
 from modern_llm import KEY, PROMPTS
@@ -24,7 +26,8 @@ COMMANDS = dict.fromkeys(("accuracy", "controls", "sensitivity"), "make run RECI
 COMMANDS |= {"analysis": r"experiments/analysis\.py --results", "modern_llm": r"src/modern_llm\.py --results_path"}
 CONTROL, ANALYSED = ("what", *report.TRAINED), ("data", "variant", "recipe", "seed")
 CHANCE = [0.1, 0.05, 0.15]
-ANALYSIS = {"coverage": [[50, 250, 150]], "coverage_at_90": 0.1, "auroc": [0.7, 0.6, 0.8], "namesakes": []}
+# ten answers, the surer the earlier, of which the first three and the fifth are right
+ANALYSIS = calibration(np.linspace(1, 0, 10), np.isin(np.arange(10), (0, 1, 2, 4))) | {"namesakes": []}
 ANALYSIS["kinds"] = [[True, True, True, 125], [False, False, True, 175], [False, False, False, 200]]
 ANALYSIS["invented"] = {
     "n": 240,
@@ -76,7 +79,7 @@ def test_every_number_follows_its_row(folder, monkeypatch):
     before = macros(folder, monkeypatch)
     known = {"ropeDev": r"45.0\%", "ropeCount": "225 of 500", "pairs": "28"}
     known |= {"pValue": r"\ensuremath{=1.2\times10^{-63}}", "Gap": "true", "Steadier": "true", "Others": "false"}
-    known |= {"vanillaWrong": "375", "inTrainWrong": "175", "surestHalfShare": r"60.0\%"}
+    known |= {"vanillaWrong": "375", "inTrainWrong": "175", "surestHalf": "4 of 5", "coverageAtNinety": r"30\%"}
     assert known.items() <= before.items()
     for table, key, changes in (
         ("accuracy", report.TRAINED, {"dev": 0.2, "variant": "vanilla"}),
@@ -93,6 +96,7 @@ def test_every_number_follows_its_row(folder, monkeypatch):
     wanted = {"vanillaDev": r"20.0\%", "vanillaCount": "100 of 500", "ropeLead": "25.0", "londonDev": r"7.0\%"}
     wanted |= {"londonCount": "35 of 500", "lostCount": "3", "pValue": r"\ensuremath{=0.42}", "Gap": "false"}
     wanted |= {"instructedOriginalRead": r"60.0\%", "llmChange": "51.0", "Steadier": "false", "Behind": "false"}
+    wanted["Floor"] = "false"
     assert changed == wanted | {"auroc": "0.90"}
     text = re.sub(r"(?m)^%.*", "", SOURCE.read_text(encoding="utf-8"))
     assert {name for name in before if not re.search(rf"\\(if)?{name}\b", text)} <= {

@@ -1,6 +1,7 @@
 """The page of results in a headless Chromium, over invented rows: filters, sorting, keyboard, widths."""
 
 import shutil
+import time
 import unicodedata
 from itertools import product
 from operator import itemgetter
@@ -43,6 +44,10 @@ class Page:
         found = self(f"{rows}.map((row) => row.cells[0].textContent)")
         assert self("document.querySelector('[role=status]').textContent") == f"{len(found)} of 60 questions"
         return found
+
+    def shows(self, people: list[str]) -> bool:
+        """Whether these are the names in the rows within a second; the browser tells the page of a new address later."""
+        return any(self.people() == people or time.sleep(0.05) for _ in range(20))
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +94,10 @@ def test_an_address_leads_to_the_rows_that_fit(page):
         assert page.people() == expected(i, kind, least, text), (i, kind, least, text)
         seen.add(len(page.people()))
     assert len(seen) > 9
-    for nonsense in ("#model=7&kind=none&sort=none&x=1", "#questions", "#%"):
-        page.open(nonsense)
-        assert page.people() == ALL, nonsense
+    for nonsense in ("model=7&kind=none&sort=none&x=1", "questions", "%"):
+        page.open("#kind=right")
+        page(f"location.hash = {nonsense!r}")  # the same document: what was chosen before must go
+        assert page.shows(ALL), nonsense
 
 
 def test_the_keyboard_reaches_and_moves_everything(page):
@@ -115,6 +121,7 @@ def test_the_keyboard_reaches_and_moves_everything(page):
     assert page.people() == found
     page("document.querySelector('[name=kind]:checked').focus()")
     assert page.press(TAB) == "Reset" and page.press(ENTER) == "Reset" and page.people() == ALL
+    assert page("location.hash") == "#questions"
 
 
 def test_headers_sort(page):
@@ -134,11 +141,11 @@ def test_headers_sort(page):
         assert sorts.count("none") == 7 and ("descending" if reverse else "ascending") in sorts
 
 
-@pytest.mark.parametrize("width", [320, 390, 600, 601, 820, 821, 1280])
+@pytest.mark.parametrize("width", [320, 390, 600, 601, 960, 961, 1280])
 def test_nothing_is_wider_than_the_window(page, width):
     """With all rows shown; on a telephone a row is a card, and a part of it says which model it is of."""
     page.open(width=width)
     assert page.people() == ALL
     assert page("document.documentElement.scrollWidth") <= page("innerWidth") == width
     label = page("getComputedStyle(document.querySelector('#answers td:nth-child(3)'), '::before').content")
-    assert label == ('"rope, pretrained"' if width <= 820 else "none")
+    assert label == ('"rope, pretrained"' if width <= 960 else "none")
