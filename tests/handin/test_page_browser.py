@@ -46,7 +46,7 @@ class Page:
         return found
 
     def shows(self, people: list[str]) -> bool:
-        """Whether these are the names in the rows within a second; the browser tells the page of a new address later."""
+        """Whether these are the names in the rows, soon: the browser tells the page of a new address a moment later."""
         return any(self.people() == people or time.sleep(0.05) for _ in range(20))
 
 
