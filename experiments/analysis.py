@@ -36,7 +36,7 @@ from engine.options import SIZE  # noqa: E402
 from engine.recipes import MAIN_RECIPE  # noqa: E402
 from engine.wordings import ORIGINAL, ask_about, names_in  # noqa: E402
 from model import GPT, GPTConfig  # noqa: E402
-from report import grouped, in_percent, markdown, percent  # noqa: E402
+from report import by_chance, grouped, in_percent, markdown, percent  # noqa: E402
 from reproduce import check_data, commit, name_of_data  # noqa: E402
 from utils import MASK_CHAR, UserError, cli, read_pairs, read_text  # noqa: E402
 
@@ -405,11 +405,6 @@ CAPTIONS = (
 def between(found: Sequence[float] | None) -> str:
     """A value with its interval; - without one."""
     return "{:.2f} ({:.2f} to {:.2f})".format(*found) if found else "-"
-
-
-def by_chance(found: Sequence[float]) -> str:
-    """A share that chance would make, with its range, in per cent."""
-    return "{:.1%} ({:.1f} to {:.1f})".format(found[0], *(100 * end for end in found[1:]))
 
 
 def beside_chance(found: dict | None) -> str:

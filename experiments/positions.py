@@ -3,7 +3,6 @@
     python experiments/positions.py                                   # four small models, three seeds each
     python experiments/positions.py --positions rope none --seeds 0   # some of them
     python experiments/positions.py --draw                            # table and figure from the rows
-    python experiments/positions.py --embedding                       # the figure of 1(b)'s embedding, no training
 
 Part (g) says that absolute positions fail beyond the trained length, and that RoPE helps. Four models that differ in
 their positions learn to predict the next character of nineteen documents of twenty, in windows of 64 characters at
@@ -17,7 +16,6 @@ with the marks `positions` and results/positions.png.
 
 import argparse
 import datetime
-import math
 import random
 import statistics
 import sys
@@ -49,7 +47,7 @@ SIZE = {"n_layer": 4, "n_head": 4, "n_embd": 128, "embd_pdrop": 0.0, "resid_pdro
 BATCH, RATE, WARMUP = 32, 2e-3, 100  # windows a step, peak of the learning rate, steps until it is reached
 HELD_OUT = 20  # every so manieth document is for measuring
 KEY = ("positions", "seed", "hardware", "precision")  # what identifies a row,
-ALIKE = ("corpus", "settings", "hardware", "precision")  # and what rows in one figure have in common
+ALIKE = ("corpus", "settings")  # and what rows in one figure have in common besides the machine
 RANGES = ((33, 64), (65, 128), (129, 192), (193, 256))  # positions, from 1, of the table's columns
 # Of each kind of positions in the figure: colour, line.
 STYLES = {
@@ -249,32 +247,17 @@ def train(positions: str, seed: int, steps: int, texts: Texts, device: torch.dev
 # ---------------------------------------------------------------- table and figures
 
 
-def alike(rows: list[dict]) -> list[dict]:
-    """The rows of the settings and the machine that have most; among equals, of those with the latest row."""
-    groups = [group for _, group in report.grouped(rows, *ALIKE)]
-    return max(groups, key=lambda group: (len(group), max(row["date"] for row in group)), default=[])
-
-
 def average(losses: list[float], positions: tuple[int, int]) -> float | None:
     """The mean loss at positions first .. last, counted from 1; None where the model has none."""
     bins = losses[(positions[0] - 1) // BIN : positions[1] // BIN]
     return statistics.fmean(bins) if bins else None
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """The mean of some seeds, and how far its 95 % interval reaches (Student's t); 0 for a single seed."""
-    if len(values) < 2:
-        return values[0], 0.0
-    from scipy import stats
-
-    reach = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.fmean(values), float(reach)
-
-
 def table(rows: list[dict]) -> str:
     """Markdown: mean loss by ranges of positions, and how much higher the last is than the first, within a seed."""
-    lines = []
-    for positions, group in ((p, [row for row in alike(rows) if row["positions"] == p]) for p in STYLES):
+    lines, rows = [], report.of_one_machine(rows, *ALIKE)
+    for positions in STYLES:
+        group = [row for row in rows if row["positions"] == positions]
         if not group:
             continue
         found = [[average(row["losses"], part) for part in RANGES] for row in group]
@@ -289,13 +272,13 @@ def table(rows: list[dict]) -> str:
 
 def in_words(values: list[float]) -> str:
     """The mean over seeds, and its 95 % interval where there are several."""
-    mean, reach = interval(values)
+    mean, reach = report.interval(values)
     return f"{mean:.2f}" + (f" ({mean - reach:.2f} to {mean + reach:.2f})" if len(values) > 1 else "")
 
 
 def draw_losses(path: Path, rows: list[dict]) -> None:
     """The figure: loss by position, a line a kind, with the 95 % band over seeds."""
-    plt, rows = report.pyplot(), alike(rows)
+    plt, rows = report.pyplot(), report.of_one_machine(rows, *ALIKE)
     if plt is None or not rows:
         return
     figure, axes = plt.subplots(figsize=(6.2, 3.8), layout="constrained")
@@ -303,7 +286,7 @@ def draw_losses(path: Path, rows: list[dict]) -> None:
         group = [row["losses"] for row in rows if row["positions"] == positions]
         if not group:
             continue
-        mean, reach = zip(*(interval(list(losses)) for losses in zip(*group, strict=True)), strict=True)
+        mean, reach = zip(*(report.interval(losses) for losses in zip(*group, strict=True)), strict=True)
         x = [BIN * b + (BIN + 1) / 2 for b in range(len(mean))]  # the middle of a bin of positions 1 .. 8
         axes.plot(x, mean, color=colour, linestyle=line, linewidth=2, label=positions)
         low, high = ([m + sign * r for m, r in zip(mean, reach, strict=True)] for sign in (-1, 1))
@@ -328,34 +311,6 @@ def draw_losses(path: Path, rows: list[dict]) -> None:
     report.save(figure, path)
 
 
-def draw_sinusoids(path: Path, positions: int = 128, width: int = 256) -> None:
-    """The figure of 1(b)'s embedding: all of it, and a few of its columns."""
-    plt, phi = report.pyplot(), sinusoids(positions, width)
-    if plt is None:
-        return
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
-    image = left.imshow(phi.numpy(), aspect="auto", cmap="RdBu", vmin=-1, vmax=1, interpolation="nearest")
-    figure.colorbar(image, ax=left, ticks=[-1, 0, 1])
-    left.set_xlabel("feature (even: sine, odd: cosine)")
-    left.set_ylabel("position t")
-    left.set_title(f"$\\Phi$ for T = {positions}, d = {width}", fontsize=10)
-    for number, column in enumerate((0, width // 8, width // 4, width // 2)):
-        period = 2 * math.pi * 10000 ** (column / width)
-        y = phi[:, column] - 2.5 * number  # one below the other
-        right.plot(y.numpy(), color=f"C{number}")
-        right.annotate(
-            f"{column}\nperiod {period:,.0f}",
-            (positions, float(y[-1])),
-            (4, 0),
-            **{"textcoords": "offset points", "va": "center", "fontsize": 8, "color": f"C{number}"},
-        )
-    right.set_yticks([])
-    right.set_xlabel("position t")
-    right.set_title("some sine columns", fontsize=10)
-    right.spines[["top", "right", "left"]].set_visible(False)
-    report.save(figure, path)
-
-
 def show(folder: Path) -> None:
     """Table and figure of the rows in a folder of results; those of results/ go onto their page."""
     rows = read_rows(folder / "positions")
@@ -377,17 +332,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--results", type=Path, default=report.ROOT / "results", help="folder of the rows")
     parser.add_argument("--device", default="auto", help="default: %(default)s")
-    only = parser.add_mutually_exclusive_group()
-    only.add_argument("--draw", action="store_true", help="train nothing: table and figure from the rows")
-    only.add_argument(
-        "--embedding", action="store_true", help="train nothing: draw the embedding of 1(b), sinusoids.png"
-    )
+    parser.add_argument("--draw", action="store_true", help="train nothing: table and figure from the rows")
     args = parser.parse_args(argv)
     args.results = args.results.resolve()
     args.results.mkdir(parents=True, exist_ok=True)
-    if args.embedding:
-        draw_sinusoids(args.results / "sinusoids.png")
-        return 0
     if not args.draw:
         train_all(args)
     show(args.results)

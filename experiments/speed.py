@@ -95,7 +95,7 @@ def measure_tricks(corpus: CharCorruptionDataset, precision: str, rounds: int) -
         "without quick dropout": lambda: step_seconds(corpus, "rope", 4, MICRO_ROWS, precision, False),
         "without micro-batches": lambda: step_seconds(corpus, "rope", 3, None, precision, True),
         "groups of 8": lambda: step_seconds(corpus, "rope", 4, 8, precision, True),
-        "groups of 32": lambda: step_seconds(corpus, "rope", 4, 32, precision, True),
+        "groups of 16": lambda: step_seconds(corpus, "rope", 4, 16, precision, True),
         "float32": lambda: step_seconds(corpus, "rope", 3, MICRO_ROWS, "float32", True),
     }
     found = in_turn(ways, rounds)

@@ -39,16 +39,16 @@ DELIVERABLES = {
     "rope.pretrain.test.predictions": "g",
     "london_baseline_accuracy.txt": "d",
 }
-# The parts of the handout that a zip has to do with: titles and points.
+# The parts of the handout that a zip has to do with: titles, into which the points are put, and points.
 PARTS = {
     "zip": ("the zip", 0),
-    "b": ("(b) 4 points, causal self-attention", 4),
-    "c": ("(c) 0 points, finetuning", 0),
-    "d": ("(d) 4 points, predictions without pretraining", 4),
-    "e": ("(e) 8 points, span corruption", 8),
-    "f": ("(f) 10 points, vanilla pretrained", 10),
-    "g": ("(g) iii. 7 points, rope pretrained", 7),
-    "4": ("4 (a) to (c) 4 points, another wording and a modern LLM", 4),
+    "b": ("(b) {} points, causal self-attention", 4),
+    "c": ("(c) {} points, finetuning", 0),
+    "d": ("(d) {} points, predictions without pretraining", 4),
+    "e": ("(e) {} points, span corruption", 8),
+    "f": ("(f) {} points, vanilla pretrained", 10),
+    "g": ("(g) iii. {} points, rope pretrained", 7),
+    "4": ("4 (a) to (c) {} points, another wording and a modern LLM", 4),
 }
 ATTENTION = ("softmax|scaled_dot_product_attention", "mask|tril|triu|is_causal")
 # What is looked for in src/: part, file, function (or class and method), patterns of names that stand in the file.
@@ -401,7 +401,7 @@ def tell(found: list[Finding]) -> str:
         mine = [line for line in found if line.part == part]
         is_whole = not any(line.status in ("MISSING", "PROBLEM") for line in mine)
         whole += points * is_whole
-        lines.append(f"{title}: {'ok' if is_whole else 'NOT OK'}")
+        lines.append(f"{title.format(points)}: {'ok' if is_whole else 'NOT OK'}")
         lines += [f"  {line.status:8}{line.text}" for line in mine]
     counts = [f"{sum(line.status == status for line in found)} {status}" for status in ("MISSING", "PROBLEM", "note")]
     total = sum(points for _, points in PARTS.values())

@@ -21,15 +21,16 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
 
 import report  # noqa: E402
 from engine.files import fingerprint, read_rows  # noqa: E402
+from engine.options import SIZE  # noqa: E402
 from engine.recipes import MAIN_RECIPE, RECIPES  # noqa: E402
 from engine.wordings import ORIGINAL, REWORDED  # noqa: E402
 from modern_llm import LISTED, PROMPTS  # noqa: E402
-from report import percent  # noqa: E402
+from report import by_chance, percent  # noqa: E402
 from utils import UserError, atomic_write, cli, read_text, write_text  # noqa: E402
 
 # The macros' names of the models in report.MODELS.
 SHORT = dict(zip(report.MODELS, ("scratch", "london", "vanilla", "rope", "reworded"), strict=True))
-BLOCK, WIDTH = 128, 256  # the homework's model
+BLOCK, WIDTH = SIZE["block_size"], SIZE["n_embd"]  # of the homework's model
 SEARCHED = 100_000  # differences of positions
 PHRASES = {"bornLines": "born", "birthplaceLines": "birthplace of"}  # counted in the documents
 COLUMNS = 92  # of the console in the picture
@@ -220,10 +221,13 @@ def wordings(found: Found) -> tuple[dict[str, str], dict[str, bool]]:
         "llmParameters": f"{bare['parameters']:,}",
         "instructions": tex(PROMPTS["instructed"].replace("{question}", ORIGINAL.replace("NAME", "…"))),
     }
-    for name, pair in (("bare", bare), ("instructed", told)):
+    for name, pair, kind, match in (
+        ("bare", bare, "Exact", "exact"),
+        ("bare", bare, "Read", "normalised"),
+        ("instructed", told, "Read", "normalised"),
+    ):
         for wording in report.POINTS:
-            macros[f"{name}{wording.title()}Exact"] = per_cent(pair["exact"][wording])
-            macros[f"{name}{wording.title()}Read"] = per_cent(pair["normalised"][wording])
+            macros[f"{name}{wording.title()}{kind}"] = per_cent(pair[match][wording])
     change, drop = told["normalised"]["reworded"] - told["normalised"]["original"], ours["reworded"] - ours["original"]
     macros |= {"llmChange": points(change), "ropeChange": points(drop)}
     return macros, {
@@ -261,20 +265,15 @@ def strategy(found: Found) -> tuple[dict[str, str], dict[str, bool]]:
         "inventedInTrain": per_cent(invented["in_train"] / invented["n"]),
         "inventedPlaces": tex(", ".join(f"{place} ({n})" for place, n in invented["places"][:3])),
         "alike": per_cent(alike["hits"] / alike["n"]),
-        "alikeByChance": by_chance(alike["chance"]),
+        "alikeByChance": tex(by_chance(alike["chance"])),
     }
     switches = {"Alike": alike["hits"] / alike["n"] > alike["chance"][2], "Mixed": bool(mixed), "Surname": False}
     if mixed:
         share = mixed["hits"] / mixed["n"]
         macros |= {"mixedCount": str(mixed["n"]), "mixedShare": tex(percent(share, mixed["n"]))}
-        macros["mixedByChance"] = by_chance(mixed["chance"])
+        macros["mixedByChance"] = tex(by_chance(mixed["chance"]))
         switches["Surname"] = share > mixed["chance"][2]
     return macros, switches
-
-
-def by_chance(chance: Sequence[float]) -> str:
-    """A share that chance makes, with its range in 95 % of the shuffles."""
-    return tex("{:.1%} ({:.1f} to {:.1f})".format(chance[0], *(100 * end for end in chance[1:])))
 
 
 def texts(data: Path) -> dict[str, str]:

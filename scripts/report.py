@@ -63,6 +63,11 @@ def percent(share: float, n: int) -> str:
     return f"{share:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
 
+def by_chance(found: Sequence[float]) -> str:
+    """A share that chance would make, with its range, in per cent."""
+    return "{:.1%} ({:.1f} to {:.1f})".format(found[0], *(100 * end for end in found[1:]))
+
+
 def in_percent(share: float, n: int) -> tuple[float, float, float]:
     """A share in per cent, and how far its 95 % interval (Wilson) reaches down and up: no less than 0."""
     low, high = wilson_interval(share * n, n)
@@ -82,15 +87,20 @@ def mean_percent(rows: list[dict], share: str = "dev", n: str = "n") -> str:
     return percent(mean(rows, share), rows[0][n]) if all(share in row for row in rows) else "-"
 
 
-def over_seeds(rows: list[dict]) -> str:
-    """The 95 % interval of the mean over seeds (Student's t) in per cent, within 0 .. 100; - for a single seed."""
-    if len(rows) < 2:
-        return "-"
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean over seeds, and how far its 95 % interval reaches (Student's t); 0 for a single seed."""
+    if len(values) < 2:
+        return values[0], 0.0
     from scipy import stats
 
-    shares = [row["dev"] for row in rows]
-    reach = stats.t.ppf(0.975, len(shares) - 1) * statistics.stdev(shares) / len(shares) ** 0.5
-    return f"{100 * max(0.0, mean(rows) - reach):.1f} to {100 * min(1.0, mean(rows) + reach):.1f}"
+    reach = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.fmean(values), float(reach)
+
+
+def over_seeds(rows: list[dict]) -> str:
+    """The 95 % interval of the mean over seeds in per cent, within 0 .. 100; - for a single seed."""
+    middle, reach = interval([row["dev"] for row in rows])
+    return f"{100 * max(0.0, middle - reach):.1f} to {100 * min(1.0, middle + reach):.1f}" if len(rows) > 1 else "-"
 
 
 def span(rows: list[dict]) -> str:
@@ -120,9 +130,9 @@ def grouped(rows: list[dict], *keys: str) -> Iterator[tuple[tuple, list[dict]]]:
     yield from groups.items()
 
 
-def of_one_machine(rows: list[dict]) -> list[dict]:
-    """The rows of the machine that has most of them; among equals, of the one with the latest row."""
-    groups = [group for _, group in grouped(rows, "hardware", "precision")]
+def of_one_machine(rows: list[dict], *also: str) -> list[dict]:
+    """The rows of the machine (and the other entries named) that has most; among equals, of that with the latest."""
+    groups = [group for _, group in grouped(rows, "hardware", "precision", *also)]
     return max(groups, key=lambda group: (len(group), max(row.get("date", "") for row in group)), default=[])
 
 

@@ -52,7 +52,7 @@ SCRATCH = replace(PRETRAIN, max_epochs=5, batch_size=64)
 
 RECIPES = {
     "handout": Recipe("the handout's hyperparameters (650 epochs)"),
-    # Documents that end soon behind the place are near to a question, and cost little: that is most of it.
+    # Documents that end soon behind the place are near to a question, and cost little.
     "fast": Recipe(
         "inside the handout's rules, clears its bars in minutes (spans at places; Muon)",
         PRETRAIN,

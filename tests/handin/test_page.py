@@ -13,6 +13,7 @@ import pytest
 import page
 import report
 from engine.files import add_row
+from engine.recipes import MAIN_RECIPE
 from helpers import word
 from utils import UserError
 
@@ -118,3 +119,10 @@ def test_colours_have_contrast():
         for back, name in product(("back", "panel"), ("text", "soft", "link", "right", "wrong")):
             low, high = sorted((light[back], light[name]))
             assert (high + 0.05) / (low + 0.05) >= 4.5, (name, back, scheme)
+
+
+def test_the_page_that_git_keeps_is_that_of_its_rows():
+    """results/index.html is what `python scripts/page.py` makes of results/ today."""
+    assert page.page(report.ROOT / "results", MAIN_RECIPE) == (report.ROOT / "results" / "index.html").read_text(
+        encoding="utf-8"
+    )

@@ -141,10 +141,3 @@ def test_the_table_is_of_rows_that_are_alike():
     line = ["none", "0 1 2", two, three, three, three, rise, "1.5", "cpu, float32"]
     assert positions.table(other + rows).split("\n")[2:] == [f"| {' | '.join(line)} |"]
     assert len(positions.table([]).split("\n")) == 2
-
-
-def test_the_embedding_is_drawn_without_training(tmp_path, monkeypatch):
-    """--embedding writes one picture and nothing else."""
-    monkeypatch.delattr(positions, "Trainer")
-    assert positions.main(["--embedding", "--results", str(tmp_path)]) == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["sinusoids.png"]

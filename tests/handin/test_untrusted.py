@@ -41,6 +41,7 @@ REFUSED = {
     ),
     "too short a size": (packed({"a": b"abc" * 9}, file_size=3), "a is damaged (Bad CRC-32"),
     "more than is said": (packed({"a": bytes(10**6)}, compress_size=10**5), "a is damaged ("),
+    "too large alone": (packed({"a": os.urandom(1001)}), "a has more than 0 MB"),
     "none": (io.BytesIO(b"PK\3\4" + bytes(99)), "is no zip archive"),
 }
 
