@@ -73,8 +73,8 @@ def test_equation_2_holds_the_elements_of_equation_1():
         matrix = torch.zeros(size, size, dtype=torch.float64)
         for j, angle in enumerate((t * theta).tolist()):
             c, s = math.cos(angle), math.sin(angle)
-            matrix[2 * j : 2 * j + 2, 2 * j : 2 * j + 2] = torch.tensor([[c, -s], [s, c]])
-        second = torch.polar(torch.ones_like(theta), t * theta) * torch.complex(row[0::2], row[1::2])
+            matrix[2 * j : 2 * j + 2, 2 * j : 2 * j + 2] = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
+        second = torch.exp(1j * t * theta) * torch.complex(row[0::2], row[1::2])
         parts = torch.stack((second.real, second.imag), dim=1).flatten()
         torch.testing.assert_close(matrix @ row, parts, rtol=0, atol=1e-12)
         torch.testing.assert_close(got[t], parts, rtol=0, atol=1e-5)
