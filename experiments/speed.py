@@ -28,13 +28,13 @@ import torch  # noqa: E402
 
 from dataset import CharCorruptionDataset, NameDataset, encode  # noqa: E402
 from engine.answers import STEPS, continue_rows  # noqa: E402
-from engine.machine import hardware, pick_precision, quicken  # noqa: E402
-from engine.session import MICRO_ROWS  # noqa: E402
+from engine.machine import hardware, micro_rows, pick_precision, quicken  # noqa: E402
 from model import GPT, GPTConfig  # noqa: E402
 from trainer import Callback, Trainer, TrainerConfig  # noqa: E402
 from utils import MASK_CHAR, cli, read_pairs, read_text, sample, write_text  # noqa: E402
 
 BATCH, BLOCK = 128, 128
+ROWS = micro_rows(BATCH)
 
 
 class Clock(Callback):
@@ -49,7 +49,7 @@ class Clock(Callback):
 
 
 def step_seconds(
-    corpus: CharCorruptionDataset, variant: str, steps: int, micro_rows: int | None, precision: str, quick_dropout: bool
+    corpus: CharCorruptionDataset, variant: str, steps: int, rows: int | None, precision: str, quick_dropout: bool
 ) -> list[float]:
     """Seconds of several pretraining steps at the handout's batch, after one that does not count; seed 0."""
     torch.manual_seed(0)
@@ -57,7 +57,7 @@ def step_seconds(
     if quick_dropout:
         quicken(model)
     config = TrainerConfig(batch_size=BATCH, learning_rate=6e-3, lr_decay=True, warmup_tokens=512 * 20)
-    config.micro_rows, config.precision, config.callbacks = micro_rows, precision, [clock := Clock(steps + 1)]
+    config.micro_rows, config.precision, config.callbacks = rows, precision, [clock := Clock(steps + 1)]
     Trainer(model, corpus, None, config).train()
     return clock.seconds[1:]
 
@@ -81,7 +81,7 @@ def measure_steps(corpus: CharCorruptionDataset, variant: str, precision: str, r
     """Plain and quick steps in turn."""
     ways = {
         "plain": lambda: step_seconds(corpus, variant, 1, None, "float32", False),
-        "quick": lambda: step_seconds(corpus, variant, 6, MICRO_ROWS, precision, True),
+        "quick": lambda: step_seconds(corpus, variant, 6, ROWS, precision, True),
     }
     found = in_turn(ways, rounds)
     ratio = round(found["plain"] / found["quick"], 2)
@@ -91,12 +91,12 @@ def measure_steps(corpus: CharCorruptionDataset, variant: str, precision: str, r
 def measure_tricks(corpus: CharCorruptionDataset, precision: str, rounds: int) -> dict[str, float]:
     """How much longer a step of rope takes with one trick left out: ratios to the whole."""
     ways = {
-        "all": lambda: step_seconds(corpus, "rope", 4, MICRO_ROWS, precision, True),
-        "without quick dropout": lambda: step_seconds(corpus, "rope", 4, MICRO_ROWS, precision, False),
+        "all": lambda: step_seconds(corpus, "rope", 4, ROWS, precision, True),
+        "without quick dropout": lambda: step_seconds(corpus, "rope", 4, ROWS, precision, False),
         "without micro-batches": lambda: step_seconds(corpus, "rope", 3, None, precision, True),
         "groups of 8": lambda: step_seconds(corpus, "rope", 4, 8, precision, True),
         "groups of 16": lambda: step_seconds(corpus, "rope", 4, 16, precision, True),
-        "float32": lambda: step_seconds(corpus, "rope", 3, MICRO_ROWS, "float32", True),
+        "float32": lambda: step_seconds(corpus, "rope", 3, ROWS, "float32", True),
     }
     found = in_turn(ways, rounds)
     return {name: round(seconds / found["all"], 2) for name, seconds in found.items() if name != "all"}
@@ -111,7 +111,7 @@ def measure_answers(corpus: CharCorruptionDataset, questions: list[str], plain_c
     pairs = NameDataset(corpus, read_text(ROOT / "birth_places_train.tsv"))
     torch.manual_seed(0)
     model = GPT(GPTConfig(corpus.vocab_size, BLOCK, rope=True))
-    config = TrainerConfig(max_epochs=3, batch_size=64, learning_rate=6e-4, micro_rows=MICRO_ROWS)
+    config = TrainerConfig(max_epochs=3, batch_size=64, learning_rate=6e-4, micro_rows=micro_rows(64))
     config.precision = pick_precision("auto", torch.device("cpu"))
     Trainer(model, pairs, None, config).train()
     mask = corpus.stoi[MASK_CHAR]

@@ -1,4 +1,4 @@
-"""The machine: device, precision, and a dropout that is quick on a CPU."""
+"""The machine: device, precision, and what is quick on a CPU."""
 
 import numpy as np
 import torch
@@ -41,48 +41,30 @@ def hardware(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
-# ---------------------------------------------------------------- dropout on a CPU
+# ---------------------------------------------------------------- what is quick on a CPU
 
 
-class _QuickDropout(torch.autograd.Function):
-    """Dropout whose random numbers are 16 bits each, four of them from one 64-bit draw of numpy's.
-
-    On a CPU torch draws a number per element, and multiplies by a mask of another type; both cost more
-    than the layer around them. Here the mask is an integer of all ones or all zeros that is laid over the
-    bits of x. The probability is p rounded to 1/65536, and the scale is that of the rounded p. Torch's
-    random numbers seed each draw, so that their state decides all.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, p: float) -> Tensor:
-        dropped = min(round(p * 65536), 65535)
-        source = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
-        draws = source.integers(0, 2**64, size=(x.numel() + 3) // 4, dtype=np.uint64)
-        mask = torch.from_numpy(draws.view(np.int16))[: x.numel()].view(x.shape)  # -32768 .. 32767
-        torch.lt(mask, dropped - 32768, out=mask).sub_(1)  # 1 - 1 = 0 to drop, 0 - 1 = -1, all ones, to keep
-        ctx.save_for_backward(mask)
-        ctx.scale = 65536 / (65536 - dropped)
-        return _QuickDropout.masked(x, mask).mul_(ctx.scale)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        (mask,) = ctx.saved_tensors
-        return _QuickDropout.masked(grad, mask).mul_(ctx.scale), None
-
-    @staticmethod
-    def masked(x: Tensor, mask: Tensor) -> Tensor:
-        """x where the mask is -1, 0 where it is 0."""
-        same_size = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
-        return (x.contiguous().view(same_size) & mask.to(same_size)).view(x.dtype)
+def micro_rows(batch_size: int) -> int:
+    """Rows of a group (see `batches.groups`): small ones have less padding, but are more calls."""
+    return min(32, max(16, batch_size // 4))
 
 
 class QuickDropout(nn.Dropout):
-    """nn.Dropout, with cheaper random numbers on a CPU."""
+    """nn.Dropout, with cheaper random numbers on a CPU.
+
+    There torch draws a number per element, which costs more than the layer around it. Here numpy draws 64 bits for
+    four elements, so the probability is p rounded to 1/65536. Torch's random numbers seed each draw, so that their
+    state decides all.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0 or x.device.type != "cpu":
             return super().forward(x)
-        return _QuickDropout.apply(x, self.p)
+        dropped = min(round(self.p * 65536), 65535)
+        draws = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw((x.numel() + 3) // 4)
+        draws = torch.from_numpy(draws.view(np.int16))[: x.numel()].view(x.shape)  # -32768 .. 32767
+        kept = torch.ge(draws, dropped - 32768, out=draws).to(x.dtype)
+        return x * kept.mul_(65536 / (65536 - dropped))
 
 
 def quicken(model: nn.Module) -> None:

@@ -22,7 +22,7 @@ from engine.checkpoints import (
     vocabulary_hash,
 )
 from engine.files import fingerprint, remove_scraps
-from engine.machine import hardware, pick_device, pick_precision, quicken
+from engine.machine import hardware, micro_rows, pick_device, pick_precision, quicken
 from engine.muon import muon_and_adamw
 from engine.options import SIZE
 from engine.recipes import RECIPES, Phase, Recipe
@@ -30,8 +30,6 @@ from engine.targets import Aim, Excerpts, Spans, Together
 from model import GPT
 from trainer import DivergedError, Trainer, TrainerConfig, adamw
 from utils import UserError, read_text
-
-MICRO_ROWS = 32  # on a CPU
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def train(
     settings["precision"] = state[1]["precision"] if state else pick_precision(args.precision, device)
     config = replace(config, precision=settings["precision"])
     if device.type == "cpu":
-        config = replace(config, micro_rows=MICRO_ROWS)
+        config = replace(config, micro_rows=micro_rows(config.batch_size))
         quicken(model)
     elif device.type == "cuda":
         config = replace(config, num_workers=2)
