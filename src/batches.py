@@ -27,13 +27,13 @@ class Batches(Dataset):
     def __getitem__(self, key: tuple[int, list[int]]) -> tuple[Tensor, Tensor]:
         (epoch, indices), state, examples = key, random.getstate(), []
         try:
-            for i in indices:
+            for i in indices or [0]:
                 random.seed(mixed(self.seed, epoch, i))
                 examples.append(self.dataset[i])
         finally:
             random.setstate(state)
         x, y = zip(*examples, strict=True)
-        return torch.stack(x), torch.stack(y)
+        return torch.stack(x)[: len(indices)], torch.stack(y)[: len(indices)]  # none: one of many processes
 
 
 def lengths(y: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def groups(x: Tensor, y: Tensor, micro_rows: int | None) -> Iterator[tuple[Tenso
 
     Widths are multiples of 8, so that there are few shapes. Without micro_rows the batch as it is.
     """
-    if micro_rows is None:
+    if micro_rows is None or not len(x):
         yield x, y
         return
     length = lengths(y)

@@ -1,7 +1,6 @@
 """[part 4b] and [part 4c] What an instruction-tuned model from Hugging Face says to the same questions.
 
     python src/modern_llm.py                             # Qwen/Qwen3-1.7B from the hub; needs requirements-llm.txt
-    python src/modern_llm.py --model HuggingFaceTB/SmolLM2-1.7B-Instruct    # or meta-llama/Llama-3.2-1B-Instruct
     python src/modern_llm.py --model path/to/folder      # or path/to/model.gguf
 
 Every question is asked in two wordings (--template) and two ways (--prompt). Bare (4b) is the question alone, and the
@@ -21,7 +20,7 @@ from engine import hub
 from engine.files import add_row, fingerprint
 from engine.machine import hardware
 from engine.parse_place import normalise, parse_place, without_thoughts
-from engine.wordings import ORIGINAL, REWORDED, ask_about, mcnemar, names_in, share
+from engine.wordings import ORIGINAL, REWORDED, alone, ask_about, mcnemar, names_in, share
 from utils import cli, read_pairs, read_text, write_text
 
 LISTED = ("Qwen/Qwen3-1.7B", "meta-llama/Llama-3.2-1B-Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct")
@@ -84,8 +83,7 @@ def accuracy(found: dict[tuple[str, str], list[dict[str, Any]]], prompt: str, te
     if template == "reworded" and (prompt, "original") in found:
         lost, won, p = mcnemar(*([note["normalised"] for note in found[prompt, t]] for t in TEMPLATES))
         row |= {"only_original": lost, "only_reworded": won, "p_mcnemar": float(f"{p:.3g}")}
-        told = f"right in the original wording alone {lost}, in the new one alone {won}"
-        print(f"{prompt}, normalised: {told}; McNemar's exact p = {p:.2g}")
+        print(f"{prompt}, normalised: {alone(lost, won, p)}")
     return row
 
 

@@ -15,7 +15,7 @@ import sys
 from typing import NamedTuple
 
 from dataset import CharCorruptionDataset, NameDataset
-from engine import options, session
+from engine import options, processes, session
 from engine.answers import answer
 from engine.machine import hardware, pick_device
 from engine.wordings import wilson_interval
@@ -145,7 +145,8 @@ def run(args: argparse.Namespace) -> session.Training | Score:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the command line."""
-    run(options.parse(build_parser(), argv))
+    with processes.joined():
+        run(options.parse(build_parser(), argv))
     return 0
 
 

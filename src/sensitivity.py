@@ -6,8 +6,7 @@
 takes the arguments of `run.py evaluate`, asks "What is the birthplace of NAME?" where the file asks
 "Where was NAME born?" (the file and the answers stay), prints both accuracies, and asks in more ways with `--wordings`.
 
-The handout says to copy run.py to this file and to change its evaluation. This file calls run.py's
-parts instead: a copy would be a second command line to keep in step with the first.
+The handout says to copy run.py. This file calls its parts instead, so that there is one command line to keep.
 """
 
 import argparse

@@ -5,6 +5,7 @@ task. What else a run wants (progress bar, checkpoints) hangs on it as callbacks
 step comes from (seed, step), so a run that was interrupted changes nothing.
 """
 
+import contextlib
 import math
 import time
 from collections import deque
@@ -12,7 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from batches import Batches, groups, lengths, mixed
@@ -89,11 +92,8 @@ class Callback:
     """What may happen during training; overridden where something shall."""
 
     def on_start(self, trainer: "Trainer") -> None: ...  # before the first step of this process
-
     def on_step(self, trainer: "Trainer") -> None: ...  # after every step, which is trainer.last
-
     def on_epoch(self, trainer: "Trainer") -> None: ...
-
     def on_end(self, trainer: "Trainer") -> None: ...  # after the last step
 
 
@@ -125,6 +125,11 @@ class Trainer:
         self.train_dataset, self.test_dataset, self.config = train_dataset, test_dataset, config
         self.device = torch.device(device) if device else next(model.parameters()).device
         self.model = model.to(self.device)
+        # of several processes each computes every world-th row of a batch, and DDP takes the mean of the gradients
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        if config.batch_size < self.world:
+            raise UserError(f"--batch_size {config.batch_size}: at least {self.world} is needed, a row a process")
+        self.net = DistributedDataParallel(model, broadcast_buffers=False) if self.world > 1 else model
         self.callbacks = list(config.callbacks)
         self.optimizers = make_optimizers(model, config)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
@@ -151,20 +156,20 @@ class Trainer:
         clock = time.perf_counter()
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             for x, y in self.batches():  # each (B, T)
-                torch.manual_seed(mixed(self.config.seed, self.step))
+                torch.manual_seed(mixed(self.config.seed, self.step) + self.rank)
                 self.model.zero_grad(set_to_none=True)
                 loss = self.forward(x, y, backward=True)
                 norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_norm_clip))
-                self.positions += y.numel()
+                self.positions += int(self.summed(y.numel()))
                 rate = schedule(self.positions, self.config)
                 for optimizer in self.optimizers:
                     for group in optimizer.param_groups:
                         group["lr"] = group["peak_lr"] * rate
                     optimizer.step()
                 start, clock = clock, time.perf_counter()
-                lr = self.config.learning_rate * rate
-                self._book(Step(self.step + 1, loss, lr, norm, int(lengths(y).sum()), clock - start))
-                if self.stop_requested:
+                lr, tokens = self.config.learning_rate * rate, int(self.summed(lengths(y).sum()))
+                self._book(Step(self.step + 1, loss, lr, norm, tokens, clock - start))
+                if self.summed(self.stop_requested):
                     break
         self._each("on_end")
         self.model.eval()
@@ -188,20 +193,31 @@ class Trainer:
             if step == self.step or number == 0:
                 generator = torch.Generator().manual_seed(mixed(self.config.seed, epoch))
                 order = torch.randperm(len(self.train_dataset), generator=generator).tolist()
-            yield epoch, order[number * size : (number + 1) * size]
+            yield epoch, order[number * size : (number + 1) * size][self.rank :: self.world]
 
     def forward(self, x: Tensor, y: Tensor, backward: bool = False) -> float:
         """Mean loss over the targets of a batch (B, T), group by group; and, if asked for, its gradients."""
-        targets, loss = max(1, int((y != 0).sum())), torch.zeros((), device=self.device)
-        is_half = self.config.precision == "bfloat16"
+        targets, loss = max(1, self.summed((y != 0).sum())), torch.zeros((), device=self.device)
+        is_half, parts = self.config.precision == "bfloat16", list(groups(x, y, self.config.micro_rows))
         with torch.autocast(self.device.type, torch.bfloat16, is_half):  # around all groups: each weight is cast once
-            for rows, wanted in groups(x, y, self.config.micro_rows):
-                if share := int((wanted != 0).sum()) / targets:  # the mean over no targets is no number
-                    part = self.model(rows.to(self.device), wanted.to(self.device))[1] * share
+            for number, (rows, wanted) in enumerate(parts, 1):
+                share = int((wanted != 0).sum()) / targets
+                waits = self.world > 1 and number < len(parts)  # gradients are exchanged once, with the last group
+                with self.net.no_sync() if waits else contextlib.nullcontext():
+                    logits, part = self.net(rows.to(self.device), wanted.to(self.device))
+                    part = part * share if share else logits.sum() * 0  # the mean over no targets is no number
                     if backward:
-                        part.backward()
-                    loss += part.detach()
-        return float(loss)
+                        (part * self.world).backward()
+                loss += part.detach()
+        return self.summed(loss)
+
+    def summed(self, value: Tensor | float) -> float:
+        """The sum of a number over all processes."""
+        if self.world == 1:
+            return float(value)
+        total = torch.tensor(float(value), dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return float(total)
 
     def _book(self, done: Step) -> None:
         """Count a finished step, show it, and end the epoch if it was its last.
@@ -217,15 +233,16 @@ class Trainer:
         self.last, self.step = done, done.number
         self.tokens, self.seconds = self.tokens + done.tokens, self.seconds + done.seconds
         self.losses.append(done.loss)
-        if self.config.writer is not None:
+        if self.config.writer is not None and not self.rank:
             self.config.writer.add_scalar("train/loss", done.loss, self.step)
             self.config.writer.add_scalar("train/lr", done.lr, self.step)
         self._each("on_step")
         if self.step % self.steps_per_epoch == 0:
             if self.test_dataset is not None:
                 self.test_loss = self.evaluate(self.test_dataset)
-            if self.config.ckpt_path is not None:
-                self.save_checkpoint()
+            if self.config.ckpt_path is not None and not self.rank:
+                with atomic_write(self.config.ckpt_path) as file:
+                    torch.save(self.model.state_dict(), file)
             self._each("on_epoch")
 
     @torch.no_grad()
@@ -241,11 +258,6 @@ class Trainer:
         finally:
             self.model.train(was_training)
         return total / max(1, targets)
-
-    def save_checkpoint(self) -> None:
-        """Write the model's state dict to ckpt_path."""
-        with atomic_write(self.config.ckpt_path) as file:
-            torch.save(self.model.state_dict(), file)
 
     def _each(self, event: str) -> None:
         for callback in self.callbacks:

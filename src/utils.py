@@ -94,11 +94,7 @@ def read_pairs(text: str, source: str | Path, with_answers: bool | None = None) 
         source: name of the file, for error messages.
         with_answers: True: every line must have an answer; None: all lines or none.
 
-    Returns:
-        one entry a line; the answer is "" in a file without answers.
-
-    Raises:
-        UserError: naming the line that does not fit.
+    The answer is "" in a file without answers. UserError: naming the line that does not fit.
     """
     refuse_marks(text, source)
     lines = text.rstrip("\n ").split("\n")
@@ -126,8 +122,7 @@ def read_pairs(text: str, source: str | Path, with_answers: bool | None = None) 
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """Write a file that appears whole or not at all: temporary file beside it, fsync, rename.
 
-    Raises:
-        UserError: the folder is missing or read-only, or the disk is full; an old file stays as it was.
+    UserError: the folder is missing or read-only, or the disk is full; an old file stays as it was.
     """
     path, temporary = Path(path), None
     try:
@@ -198,14 +193,9 @@ def sample(
 
 
 def evaluate_places(filepath: str | Path, predicted_places: Sequence[str]) -> tuple[float, float]:
-    """Count the predictions that are exactly the answer.
+    """Count the predictions, one a line of the file, that are exactly the answer.
 
-    Args:
-        filepath: file of lines `question<TAB>place`, or of questions alone.
-        predicted_places: one prediction a line; another number of them is a UserError.
-
-    Returns:
-        (total, correct), both 0 if the file has no answers.
+    Returns (total, correct), both 0 if the file has questions alone. UserError: another number of predictions.
     """
     pairs = read_pairs(read_text(filepath), filepath)
     if len(pairs) != len(predicted_places):

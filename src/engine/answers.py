@@ -19,9 +19,7 @@ def continue_rows(model: GPT, prompts: Sequence[list[int]], steps: int, stop: in
 
     Attention does not look to the right, so rows of any length can be filled up on the right and read at their own
     last position. Prompts of like length go together; rows that are finished leave. Text that outgrows the block is
-    continued from its last block_size tokens.
-
-    A prompt has at least one token; `rows` a group bounds the memory.
+    continued from its last block_size tokens. A prompt has at least one token; `rows` a group bounds the memory.
     """
     device, block = model.head.weight.device, model.block_size
     texts = [list(prompt) for prompt in prompts]
@@ -45,10 +43,8 @@ def continue_rows(model: GPT, prompts: Sequence[list[int]], steps: int, stop: in
 def answer(model: GPT, corpus: CharCorruptionDataset, questions: list[str], where: str, precision: str) -> list[str]:
     """The model's greedy answers, each on one line whatever it emits.
 
-    A character that the corpus lacks is left out of its question, and a line says how often.
-
-    Raises:
-        UserError: a question does not fit the block.
+    A character that the corpus lacks is left out of its question, and a line says how often. UserError: a question
+    does not fit the block.
     """
     prompts, mended = [], 0
     for number, question in enumerate(questions, 1):

@@ -60,9 +60,6 @@ class Progress(Callback):
             self.bar.close()
 
 
-# ---------------------------------------------------------------- TensorBoard
-
-
 class TensorBoardLog(Callback):
     """What the Trainer does not log itself: train/tokens_per_second and train/grad_norm of every step."""
 
@@ -98,9 +95,6 @@ def open_log(folder: str, first_step: int | None = None) -> Iterator[SummaryWrit
         raise UserError(f"{folder}: cannot be written ({reason}); make room, or log to another --expt_dir") from None
     finally:
         threading.excepthook = earlier
-
-
-# ---------------------------------------------------------------- stopping and going on
 
 
 class Divergence(Callback):

@@ -97,9 +97,7 @@ def is_state_dict(value: Any) -> bool:
 def load_params(path: str | Path, model: GPT, vocabulary: str) -> dict[str, Any]:
     """Read a parameter file into a model, checking first that it belongs to it.
 
-    Buffers (mask, rotary cache) are not read: they are the model's. Prefixes that PyTorch's wrappers leave are
-    taken off.
-
+    Buffers (mask, rotary cache) are the model's own. Prefixes that PyTorch's wrappers leave are taken off.
     `vocabulary` is the `vocabulary_hash` of the corpus in use. Returns the file's stamp. UserError: naming what
     differs (variant, size, vocabulary).
     """
@@ -144,9 +142,6 @@ def load_params(path: str | Path, model: GPT, vocabulary: str) -> dict[str, Any]
         )
     model.load_state_dict(state, strict=False)
     return stamp
-
-
-# ---------------------------------------------------------------- checkpoints of unfinished runs
 
 
 def difference(made: dict[str, Any], wanted: dict[str, Any]) -> str | None:

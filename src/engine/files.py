@@ -61,9 +61,6 @@ def fingerprint(content: str | bytes) -> str:
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
 
 
-# ---------------------------------------------------------------- result rows: one file each
-
-
 def add_row(folder: str | Path, row: dict, key: Sequence[str]) -> Path:
     """Write a row of results as a file of its own, atomically; a row with the same key is replaced.
 

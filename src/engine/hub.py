@@ -39,11 +39,7 @@ encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, example: str) -> argparse.Namespace:
-    """Add our flags, read the command line, refuse what cannot be done, and find the model (source, gguf_file, name).
-
-    Raises:
-        UserError: naming the flag.
-    """
+    """Add our flags, read the command line, refuse what cannot be done, and find the model."""
     for flag, keywords in FLAGS.items():
         parser.add_argument(f"--{flag}", **keywords)
     args = parser.parse_args(argv)
@@ -63,11 +59,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, example: 
 
 
 def locate(model: str | None, gguf_file: str | None, example: str) -> tuple[str, str | None, str]:
-    """Where the weights are: (hub id or folder, GGUF file in it or None, name for files and results).
-
-    Raises:
-        UserError: a local path without what it should hold.
-    """
+    """Where the weights are: (hub id or folder, GGUF file in it or None, name for files). UserError: not there."""
     if gguf_file is None and model and model.endswith(".gguf"):
         model, gguf_file = None, model
     if model is None and gguf_file is not None:

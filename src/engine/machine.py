@@ -41,9 +41,6 @@ def hardware(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
-# ---------------------------------------------------------------- what is quick on a CPU
-
-
 def micro_rows(batch_size: int) -> int:
     """Rows of a group (see `batches.groups`): small ones have less padding, but are more calls."""
     return min(32, max(16, batch_size // 4))

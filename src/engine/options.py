@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from engine.checkpoints import checkpoint_path, read_stamp
 from engine.files import check_log_folder, check_writable, same_file
+from engine.processes import world_size
 from engine.recipes import DEFAULT_RECIPE, RECIPES
 from utils import UserError
 
@@ -21,14 +22,10 @@ SIZE = {"n_layer": 4, "n_head": 8, "n_embd": 256, "block_size": 128}
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "pretrain_lr": (lambda v: 0 < v < float("inf"), "a number above 0"),
     "finetune_lr": (lambda v: 0 < v < float("inf"), "a number above 0"),
-    "max_epochs": (lambda v: v >= 1, "at least 1"),
-    "batch_size": (lambda v: v >= 1, "at least 1"),
     "dropout": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
     "checkpoint_minutes": (lambda v: v > 0, "above 0"),
     "seed": (lambda v: 0 <= v < 2**63, "at least 0 and below 2^63"),
-    "n_layer": (lambda v: v >= 1, "at least 1"),
-    "n_head": (lambda v: v >= 1, "at least 1"),
-    "n_embd": (lambda v: v >= 1, "at least 1"),
+    **dict.fromkeys(("max_epochs", "batch_size", "n_layer", "n_head", "n_embd"), (lambda v: v >= 1, "at least 1")),
     "block_size": (lambda v: v >= 16, "at least 16"),
 }
 
@@ -99,14 +96,12 @@ def choose_size(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what the function cannot do, before anything is read.
-
-    Raises:
-        UserError: naming the flag.
-    """
+    """Refuse what the function cannot do, before anything is read. UserError: naming the flag."""
     for flag in TRAINING_ONLY if args.function not in TRAINING else ():
         if getattr(args, flag) is not None:
             raise UserError(f"--{flag}: {args.function} does not use it, only {' and '.join(TRAINING)}; leave it out")
+    if args.function == "evaluate" and world_size() > 1:
+        raise UserError("evaluate works in one process; leave torchrun out")
     for flag in NEEDED[args.function]:
         if getattr(args, flag) is None:
             raise UserError(f"{args.function} needs --{flag}")

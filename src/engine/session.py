@@ -25,6 +25,7 @@ from engine.files import fingerprint, remove_scraps
 from engine.machine import hardware, micro_rows, pick_device, pick_precision, quicken
 from engine.muon import muon_and_adamw
 from engine.options import SIZE
+from engine.processes import world_size
 from engine.recipes import RECIPES, Phase, Recipe
 from engine.targets import Aim, Excerpts, Spans, Together
 from model import GPT
@@ -77,7 +78,7 @@ def train(
     settings["precision"] = state[1]["precision"] if state else pick_precision(args.precision, device)
     config = replace(config, precision=settings["precision"])
     if device.type == "cpu":
-        config = replace(config, micro_rows=micro_rows(config.batch_size))
+        config = replace(config, micro_rows=micro_rows(config.batch_size // world_size()))
         quicken(model)
     elif device.type == "cuda":
         config = replace(config, num_workers=2)
@@ -89,6 +90,8 @@ def train(
     announce(args, settings, trainer, documents.vocab_size)
     loss = run(args, trainer, settings, path)
     result = Training(trainer.step, trainer.tokens, trainer.seconds, loss)
+    if trainer.rank:
+        return result
     stamp = {
         "vocabulary": vocabulary_hash(documents.itos),
         "corpus_path": args.pretrain_corpus_path,
@@ -177,6 +180,9 @@ def run(args: argparse.Namespace, trainer: Trainer, settings: dict[str, Any], ch
 
     KeyboardInterrupt: the run was told to stop. DivergedError: the loss is no number, or stays high.
     """
+    if trainer.rank:  # the first of several processes alone logs and keeps
+        trainer.train()
+        return 0.0
     folder = log_folder(args)
     if not args.resume and any(Path(folder).glob("events.out.tfevents.*")):
         print(

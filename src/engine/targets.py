@@ -1,7 +1,6 @@
 """What recipes add to the datasets: spans chosen at places, excerpts, several datasets as one.
 
-`Spans` keeps the handout's rule for span corruption; it only chooses, within it, lengths and places. `Excerpts`
-leaves the rule.
+`Spans` keeps the handout's rule for span corruption, and chooses lengths and places. `Excerpts` leaves the rule.
 """
 
 import random

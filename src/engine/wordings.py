@@ -23,11 +23,7 @@ FURTHER = (
 
 
 def names_in(text: str, source: str) -> list[str]:
-    """The names that a file of questions "Where was NAME born?" asks for.
-
-    Raises:
-        UserError: naming the line that is no question of this form.
-    """
+    """The names that a file of questions "Where was NAME born?" asks for. UserError: a line is no such question."""
     names = []
     for number, question, _ in read_pairs(text, source):
         found = re.fullmatch(r"Where was (\S(?:.*\S)?) born\?", question)
@@ -46,14 +42,10 @@ def ask_about(name: str, wording: str) -> str:
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
-    """McNemar's exact test: do two ways to ask the same questions differ in accuracy?
+    """McNemar's exact test (1947): do two ways to ask the same questions differ in accuracy?
 
-    Only questions that one way gets right and the other wrong tell; if the ways are equally good,
-    each of these falls to either side like a fair coin (McNemar 1947, with the binomial distribution
-    itself instead of the chi-square approximation).
-
-    Returns:
-        questions that only the first way got right, those that only the second did, two-sided p.
+    Questions that one way alone gets right fall to either side like a fair coin if the ways are equally good.
+    Returns how many only the first way got right, how many only the second, and the two-sided p.
     """
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
@@ -89,10 +81,12 @@ def comparison(before: Sequence[bool], after: Sequence[bool]) -> str:
     lost, won, p = mcnemar(before, after)
     told = [f'original wording, "{ORIGINAL}": {share(sum(before), len(before))}']
     told.append(f'reworded, "{REWORDED}": {share(sum(after), len(after))}')
-    told.append(
-        f"right in the original wording alone: {lost}, in the new one alone: {won}; McNemar's exact p = {p:.2g}"
-    )
-    return "\n".join(told)
+    return "\n".join([*told, alone(lost, won, p)])
+
+
+def alone(lost: int, won: int, p: float) -> str:
+    """What `mcnemar` found, in words."""
+    return f"right in the original wording alone: {lost}, in the new one alone: {won}; McNemar's exact p = {p:.2g}"
 
 
 def changes(names: list[str], predictions: dict[str, list[str]], right: dict[str, list[bool]]) -> str:
