@@ -44,7 +44,6 @@ def joined() -> Iterator[None]:
         try:
             yield
             gc.collect()  # DDP, or its threads would outlive the interpreter
-            dist.barrier()
             dist.destroy_process_group()
         except (UserError, RuntimeError) as error:
             if not isinstance(error, UserError | dist.DistError) and "gloo" not in str(error):

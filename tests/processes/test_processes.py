@@ -106,6 +106,22 @@ def test_a_process_that_dies_ends_the_run(place: Program, rank: int):
     assert all(torch.equal(two[name], again[name]) for name in two)
 
 
+def test_a_run_that_is_told_to_stop(place: Program):
+    """SIGTERM to torchrun: all processes end after the same step, the first one saves and says so; then it goes on."""
+    words = [*TRAIN, *SIZE, "--expt_dir", "stop", "--writing_params_path", "stop.params"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SRC / "run.py")]
+    command += [*words, "--max_epochs", "4000"]
+    with subprocess.Popen(
+        command, cwd=place.folder, env=place.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        next(line for line in process.stdout if line.startswith("epoch 2/"))
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode and said.count("stopped at step") == 1 and "has ended" not in said
+    kept = torch.load(place.folder / "stop.params.checkpoint", weights_only=True)["trainer"]
+    assert kept["step"] > 8 and f"stopped at step {kept['step']};" in said
+
+
 def test_what_several_processes_refuse(place: Program):
     words = [*TRAIN, *SIZE, "--batch_size", "1", "--writing_params_path", "none.params"]
     told = torchrun(place, *words, code=2).stderr
