@@ -165,8 +165,8 @@ def in_words(found: dict) -> str:
             for n, row in found["proof"].items()
         ]
         lines.append(
-            f"\nFloat32, no dropout, against one process: the greatest difference of a loss in 20 steps, and after "
-            f"{found['proof_steps']} that of the parameters (norm over norm) and of the worst matrix: {'; '.join(told)}."
+            "\nFloat32 without dropout, against one process: the greatest difference of a loss in 20 steps; after "
+            f"{found['proof_steps']} that of all parameters (norm over norm), and of one matrix: {'; '.join(told)}."
         )
     return "\n".join(lines)
 
