@@ -98,7 +98,9 @@ def run(processes: int, busy: bool = False, **task: object) -> dict:
         words = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *words]
     neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
     try:
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)} | task.pop("environment", {})
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        environment.pop("GOMP_SPINCOUNT", None)  # which make sets
+        environment |= task.pop("environment", {})
         done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True)
     finally:
         if neighbour:
@@ -112,7 +114,7 @@ def run(processes: int, busy: bool = False, **task: object) -> dict:
 
 
 def proof() -> dict:
-    """The greatest differences to one process: of a loss in the first 20 steps, of a parameter after STEPS."""
+    """The greatest differences to one process: of a loss in the first 20 steps, of the parameters after STEPS."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         trained = {}
