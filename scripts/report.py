@@ -483,15 +483,15 @@ def draw_bars(path: Path, bars: dict[str, list[dict]], title: str) -> None:
     if plt is None or not bars:
         return
     figure, axes = plt.subplots(figsize=(7, 1.2 + 0.4 * len(bars)), layout="constrained")
-    furthest = 32.0
+    furthest = 0.0
     for y, rows in enumerate(bars.values()):
         share, n, goal = mean(rows), rows[0]["n"], rows[0].get("bar")
         _, down, up = in_percent(share, n)
         end = 100 * share + up
-        furthest = max(furthest, end)
+        furthest = max(furthest, end, 100 * (goal or 0))
         colour = "#b0b7bf" if "what" in rows[0] or rows[0].get("change", UNCHANGED) != UNCHANGED else "#2a6f97"
         axes.barh(y, 100 * share, xerr=[[down], [up]], color=colour, height=0.6, capsize=3)
-        axes.text(end + 1, y, f"{share:.1%}", va="center", fontsize=9)
+        axes.annotate(f"{share:.1%}", (end, y), (5, 0), textcoords="offset points", va="center", fontsize=9)
         if len(rows) > 1:
             style = {"s": 14, "color": "white", "edgecolors": "black", "linewidths": 0.7, "zorder": 3}
             axes.scatter([100 * row["dev"] for row in rows], [y] * len(rows), **style)
@@ -503,7 +503,7 @@ def draw_bars(path: Path, bars: dict[str, list[dict]], title: str) -> None:
     told = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))} (circles) and their mean"
     axes.set_title(f"{title}, {told}", fontsize=10)
     axes.set_xlabel(f"right answers to {n} unseen dev questions, % (95 % interval)")
-    axes.set_xlim(0, furthest + 10)
+    axes.set_xlim(0, 1.2 * furthest)
     axes.spines[["top", "right"]].set_visible(False)
     if any("bar" in rows[0] for rows in bars.values()):
         line = plt.Line2D([], [], color="#c1121f", linewidth=2, label="the handout's bar")
