@@ -69,10 +69,10 @@ RECIPES = {
     ),
     "excerpts": Recipe(
         "LEAVES the handout's rule for spans, to show what it costs (excerpts around places)",
-        replace(PRETRAIN, max_epochs=45, muon_lr=0.01),
-        replace(FINETUNE, max_epochs=4, learning_rate=1e-4),
+        replace(PRETRAIN, max_epochs=60),
+        replace(FINETUNE, max_epochs=4, learning_rate=3e-4),
         SCRATCH,
-        Cut(),
+        Cut(longest_lead=112),
     ),
     # The whole path on a few dozen people, to see that everything works. Learns those few by heart.
     "smoke": Recipe(
