@@ -69,10 +69,10 @@ RECIPES = {
     ),
     "excerpts": Recipe(
         "LEAVES the handout's rule for spans, to show what it costs (excerpts around places)",
-        replace(PRETRAIN, max_epochs=60),
+        replace(PRETRAIN, max_epochs=40, muon_lr=0.01),
         replace(FINETUNE, max_epochs=4, learning_rate=3e-4),
         SCRATCH,
-        Cut(longest_lead=112),
+        Cut(),
     ),
     # The whole path on a few dozen people, to see that everything works. Learns those few by heart.
     "smoke": Recipe(

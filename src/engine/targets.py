@@ -149,7 +149,7 @@ class Cut:
         longest_lead: characters of such a part, each number equally likely as far as they are there.
     """
 
-    first_place: float = 60.0
+    first_place: float = 200.0
     other_place: float = 6.0
     nearness: float = 8.0
     lead: float = 0.5
