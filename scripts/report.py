@@ -9,6 +9,7 @@ reproduce.py ends with `write_run`; experiments/recall.py makes most of the rows
 
 import argparse
 import os
+import re
 import statistics
 import sys
 from collections import defaultdict
@@ -267,12 +268,12 @@ def curve_lines(rows: list[dict]) -> list[Line]:
     data = statistics.mode(row["data"] for row in rows) if rows else None
     mine = grouped([row for row in rows if row["data"] == data], "variant", "recipe")
     lines = [(names, of_one_machine(group)) for names, group in mine]
-    several = len({machine(group[0]) for _, group in lines}) > 1
+    where = [re.sub("NVIDIA |, AVX.*", "", group[0]["hardware"]) for _, group in lines]
     found = []
-    for (variant, recipe), group in lines:
+    for ((variant, recipe), group), short in zip(lines, where, strict=True):
         parts = [part for _, part in grouped(group, "epochs")]
         points = [(mean(part, "seconds") / 60, *in_percent(mean(part), part[0]["n"])) for part in parts]
-        found.append((f"{variant}, {data} data", f"{recipe} ({machine(group[0])})" if several else recipe, points))
+        found.append((f"{variant}, {data} data", f"{recipe} ({short})" if len(set(where)) > 1 else recipe, points))
     return found
 
 
