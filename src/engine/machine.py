@@ -1,9 +1,15 @@
 """The machine: device, precision, and what is quick on a CPU."""
 
+import argparse
+from dataclasses import replace
+
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from engine.checkpoints import resumed_precision
+from trainer import TrainerConfig
 from utils import UserError
 
 
@@ -22,15 +28,12 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_precision(name: str, device: torch.device) -> str:
-    """`float32` or `bfloat16`; `auto` is bfloat16 where the processor multiplies it in hardware."""
-    if name != "auto":
-        return name
+def pick_precision(device: torch.device) -> str:
+    """`bfloat16` where the hardware multiplies it, else `float32`."""
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if device.type == "cpu":
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return "bfloat16" if fast else "float32"
+    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return "bfloat16"
     return "float32"
 
 
@@ -41,9 +44,21 @@ def hardware(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def micro_rows(batch_size: int) -> int:
-    """Rows of a group (see `batches.groups`): small ones have less padding, but are more calls."""
-    return min(32, max(16, batch_size // 4))
+def suit(config: TrainerConfig, args: argparse.Namespace) -> TrainerConfig:
+    """A config with the precision asked for, or that of the run to resume, and with what is quick on the device.
+
+    A CPU computes a batch in groups of rows (see `batches.groups`): small groups have less padding, but are more
+    calls. A GPU gets two DataLoader workers.
+    """
+    precision = args.precision
+    if precision == "auto":
+        is_begun = args.resume and args.checkpoint_path.exists()
+        precision = resumed_precision(args.checkpoint_path) if is_begun else pick_precision(args.device)
+    config = replace(config, precision=precision)
+    if args.device.type == "cpu":
+        rows = config.batch_size // (dist.get_world_size() if dist.is_initialized() else 1)
+        return replace(config, micro_rows=min(32, max(16, rows // 4)))
+    return replace(config, num_workers=2) if args.device.type == "cuda" else config
 
 
 class QuickDropout(nn.Dropout):
