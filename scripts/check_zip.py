@@ -18,9 +18,10 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from engine.checkpoints import WRAPPERS  # noqa: E402
-from report import BARS  # noqa: E402
 from untrusted import MB, PARAMS, TEXT, Archive, read_tensors, shown  # noqa: E402
+
+from engine.checkpoints import WRAPPERS  # noqa: E402
+from report.tables import BARS  # noqa: E402
 from utils import UserError, evaluate_places, read_pairs, read_text  # noqa: E402
 
 GRADESCOPE = 100 * MB  # what it takes of a zip
