@@ -1,4 +1,4 @@
-"""Muon for the matrices inside the blocks: with it, few passes over the documents are enough."""
+"""The Muon optimizer, for the matrices inside the blocks: it needs far fewer epochs than AdamW."""
 
 from collections import defaultdict
 
@@ -9,12 +9,12 @@ from trainer import TrainerConfig, adamw
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, made orthogonal before it is taken from the weights (Jordan et al. 2024).
+    """SGD with Nesterov momentum whose update is orthogonalized (Jordan et al. 2024).
 
-    What torch.optim.Muon does, but for two things that cost time on a CPU: that one always multiplies in bfloat16,
-    also where the processor must emulate it, and takes the matrices one by one.
+    Computes what torch.optim.Muon computes, without two costs on a CPU: torch's always multiplies in bfloat16, even
+    where the processor must emulate it, and handles the matrices one by one.
 
-    `params` are matrices alone; `dtype` is that of the products: torch.bfloat16 gives torch's results.
+    `params` are matrices only; `dtype` is that of the products: torch.bfloat16 gives torch's results.
     """
 
     def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.1, dtype=torch.bfloat16):
@@ -41,12 +41,12 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """About U V^T of each matrix U S V^T: all its directions, of about equal length.
+    """Approximately U V^T of each matrix U S V^T: the same directions, with singular values near 1.
 
-    Newton-Schulz iteration x <- a x + b (x x^T) x + c (x x^T)^2 x, whose coefficients bring every singular
-    value between 0 and 1 near 1, and small ones fast (Jordan et al. 2024).
+    Newton-Schulz iteration x <- a x + b (x x^T) x + c (x x^T)^2 x; the coefficients bring every singular value
+    between 0 and 1 near 1, small ones fast (Jordan et al. 2024).
 
-    `matrices` are (N, rows, columns), in the numbers to compute with.
+    `matrices` are (N, rows, columns), in the dtype to compute in.
     """
     a, b, c = 3.4445, -4.775, 2.0315
     is_tall = matrices.size(1) > matrices.size(2)
@@ -59,7 +59,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 def muon_and_adamw(muon_lr: float):
-    """For Trainer's make_optimizers: Muon on the matrices inside the blocks, AdamW on the rest.
+    """For Trainer's make_optimizers: Muon for the matrices inside the blocks, AdamW for the rest.
 
     Muon is meant for hidden layers, so embeddings and head stay with AdamW.
     """
