@@ -58,6 +58,9 @@ def apply_rotary_emb(x: Tensor, rope_cache: Tensor) -> Tensor:
 class CausalSelfAttention(nn.Module):
     """Multi-head self-attention in which a position sees itself and the positions before it."""
 
+    mask: Tensor  # (1, 1, block_size, block_size)
+    rope_cache: Tensor  # (block_size, hs/2, 2), for rope only
+
     def __init__(self, config):
         super().__init__()
         if config.n_embd % config.n_head:

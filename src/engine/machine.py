@@ -73,8 +73,8 @@ class QuickDropout(nn.Dropout):
         if not self.training or self.p == 0.0 or x.device.type != "cpu":
             return super().forward(x)
         dropped = min(round(self.p * 65536), 65535)
-        draws = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw((x.numel() + 3) // 4)
-        draws = torch.from_numpy(draws.view(np.int16))[: x.numel()].view(x.shape)  # -32768 .. 32767
+        bits = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw((x.numel() + 3) // 4)
+        draws = torch.from_numpy(bits.view(np.int16))[: x.numel()].view(x.shape)  # -32768 .. 32767
         kept = torch.ge(draws, dropped - 32768, out=draws).to(x.dtype)
         return x * kept.mul_(65536 / (65536 - dropped))
 

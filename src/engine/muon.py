@@ -1,9 +1,10 @@
 """The Muon optimizer, for the matrices inside the blocks: it needs far fewer epochs than AdamW."""
 
 from collections import defaultdict
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer import TrainerConfig, adamw
 
@@ -22,7 +23,7 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             same_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for p in group["params"]:
@@ -32,8 +33,9 @@ class Muon(torch.optim.Optimizer):
                 updates = []
                 for p in params:
                     momentum = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-                    momentum.lerp_(p.grad, 1 - group["momentum"])
-                    updates.append(p.grad.lerp(momentum, group["momentum"]).to(self.dtype))  # Nesterov's look ahead
+                    grad = cast(Tensor, p.grad)
+                    momentum.lerp_(grad, 1 - group["momentum"])
+                    updates.append(grad.lerp(momentum, group["momentum"]).to(self.dtype))  # Nesterov's look ahead
                 scale = max(1.0, params[0].size(0) / params[0].size(1)) ** 0.5
                 for p, update in zip(params, orthogonalize(torch.stack(updates)), strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -64,7 +66,7 @@ def muon_and_adamw(muon_lr: float):
     Muon is meant for hidden layers, so embeddings and head stay with AdamW.
     """
 
-    def make(model: nn.Module, config: TrainerConfig) -> list[torch.optim.Optimizer]:
+    def make(model: Any, config: TrainerConfig) -> list[torch.optim.Optimizer]:
         matrices = [p for block in model.blocks for p in block.parameters() if p.ndim == 2]
         hidden = {id(p) for p in matrices}
         (rest,) = adamw(model, config)

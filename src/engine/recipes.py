@@ -7,8 +7,7 @@ top of it.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from torch.utils.data import Dataset
-
+from batches import Examples
 from dataset import CharCorruptionDataset
 from engine.muon import muon_and_adamw
 from engine.targets import Aim, Cut, Excerpts, Spans, Together
@@ -92,8 +91,8 @@ MAIN_RECIPE = "fast"
 
 
 def apply(
-    phase: Phase, spans: Aim | Cut | None, documents: CharCorruptionDataset, dataset: Dataset, config: TrainerConfig
-) -> tuple[Dataset, TrainerConfig, Callable]:
+    phase: Phase, spans: Aim | Cut | None, documents: CharCorruptionDataset, dataset: Examples, config: TrainerConfig
+) -> tuple[Examples, TrainerConfig, Callable]:
     """What a recipe changes that no flag can say: spans, documents beside the pairs, schedule, optimizers.
 
     Returns:
