@@ -9,10 +9,18 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+
+class Examples(Protocol):
+    """A map-style dataset of (x, y), LongTensors of one length."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int, /) -> tuple[Tensor, Tensor]: ...
 
 
 def mixed(*numbers: int) -> int:
@@ -24,7 +32,7 @@ def mixed(*numbers: int) -> int:
 class Batches(Dataset):
     """Entry (epoch, indices) is a batch (x, y), each (B, T), whose example i depends on (seed, epoch, i) alone."""
 
-    dataset: Dataset
+    dataset: Examples
     seed: int
 
     def __getitem__(self, key: tuple[int, list[int]]) -> tuple[Tensor, Tensor]:

@@ -142,9 +142,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     random.seed(args.seed)
     corpus = read_text(args.pretrain_corpus_path)
-    dataset = CharCorruptionDataset(corpus, 128, source=args.pretrain_corpus_path)
+    documents = CharCorruptionDataset(corpus, 128, source=args.pretrain_corpus_path)
+    dataset: CharCorruptionDataset | NameDataset = documents
     if args.dataset_type == "namedata":
-        dataset = NameDataset(dataset, read_text(args.finetune_corpus_path), args.finetune_corpus_path)
+        dataset = NameDataset(documents, read_text(args.finetune_corpus_path), args.finetune_corpus_path)
     for i in range(min(4, len(dataset))):
         for name, row in zip("xy", dataset[i], strict=True):
             print(f"{name}: {''.join(dataset.itos[t] for t in row.tolist())}")

@@ -205,10 +205,12 @@ def main(argv: list[str] | None = None) -> session.Training | Score | None:
     if dist.is_torchelastic_launched():  # several processes, started by torchrun
         with processes.joined():
             args = options.parse(build_parser(), argv)
-            train = {"pretrain": pretrain, "finetune": finetune}[args.function]
+            train = pretrain if args.function == "pretrain" else finetune
             return train(args, processes.ProcessTrainer)
     args = options.parse(build_parser(), argv)
-    return {"pretrain": pretrain, "finetune": finetune, "evaluate": evaluate}[args.function](args)
+    if args.function == "evaluate":
+        return evaluate(args)
+    return pretrain(args) if args.function == "pretrain" else finetune(args)
 
 
 if __name__ == "__main__":

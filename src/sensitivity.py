@@ -3,10 +3,10 @@
     python src/sensitivity.py evaluate rope wiki.txt --reading_params_path rope.finetune.params \\
         --eval_corpus_path birth_dev.tsv --outputs_path rope.sensitivity.dev.predictions
 
-takes the arguments of `run.py evaluate`, asks "What is the birthplace of NAME?" where the file asks
-"Where was NAME born?" (the file and the answers stay), prints both accuracies, and asks in more ways with `--wordings`.
+takes the arguments of `run.py evaluate`, asks "What is the birthplace of NAME?" where the file asks "Where was NAME
+born?" (the file itself and its answers stay as they are), and prints both accuracies. `--wordings` asks in more ways.
 
-The handout says to copy run.py. This file calls its parts instead, so that there is one command line to keep.
+The handout says to copy run.py. This file imports its parts instead, so that there is one command line to maintain.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from utils import cli, read_pairs, read_text, write_text
 
 
 class Sensitivity(NamedTuple):
-    """What was found; by wording (with NAME for the name), in the order of the names."""
+    """Predictions by wording (with NAME for the name), in the order of the names."""
 
     names: list[str]
     parameters: int  # of the model
@@ -34,15 +34,15 @@ class Sensitivity(NamedTuple):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """run.py's parser, with a flag more."""
+    """run.py's parser with one more flag."""
     parser = homework.build_parser(functions=["evaluate"])
     parser.description, parser.epilog = f'Evaluate a model on "{REWORDED}" instead of "{ORIGINAL}".', None
-    parser.add_argument("--wordings", action="store_true", help=f"ask in {len(FURTHER)} further ways, a row each")
+    parser.add_argument("--wordings", action="store_true", help=f"also ask in {len(FURTHER)} further wordings")
     return parser
 
 
 def ask(args: argparse.Namespace) -> Sensitivity:
-    """Ask for every name of the file in the original wording, in the new one, and with --wordings in further ones."""
+    """Ask about every name in the original wording, in the new one, and with --wordings in further ones."""
     source, text = args.eval_corpus_path, read_text(args.eval_corpus_path)
     names, places = names_in(text, source), [place for _, _, place in read_pairs(text, source)]
     corpus = args.pretrain_corpus_path

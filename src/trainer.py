@@ -10,12 +10,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from batches import Batches, groups, lengths, mixed
+from batches import Batches, Examples, groups, lengths, mixed
 from utils import atomic_write
 
 
@@ -38,7 +39,7 @@ class TrainerConfig:
     seed: int = 0
     num_workers: int = 0  # DataLoader processes that prepare examples
     ckpt_path: str | None = None  # the model's state dict is saved there after every epoch
-    writer: object | None = None  # a TensorBoard SummaryWriter that gets train/loss and train/lr
+    writer: Any = None  # a TensorBoard SummaryWriter that gets train/loss and train/lr
     callbacks: list["Callback"] = field(default_factory=list)
 
     def __post_init__(self):
@@ -68,7 +69,8 @@ def adamw(model: nn.Module, config: TrainerConfig) -> list[torch.optim.Optimizer
 
     (minGPT also exempts LayerNorms and embeddings. At the handout's learning rate that trains badly.)
     """
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (others if name.endswith("bias") else decayed).append(parameter)
     param_groups = [
@@ -117,8 +119,8 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        train_dataset: Dataset,
-        test_dataset: Dataset | None,
+        train_dataset: Examples,
+        test_dataset: Examples | None,
         config: TrainerConfig,
         device: torch.device | str | None = None,
         make_optimizers: Callable[[nn.Module, TrainerConfig], list[torch.optim.Optimizer]] = adamw,
@@ -127,7 +129,7 @@ class Trainer:
         self.test_dataset = test_dataset
         self.config = config
         self.device = torch.device(device) if device else next(model.parameters()).device
-        self.model = model.to(self.device)
+        self.model: Any = model.to(self.device)
         self.optimizers = make_optimizers(model, config)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -141,7 +143,7 @@ class Trainer:
         self.tokens = 0  # real tokens so far
         self.seconds = 0.0  # training time, including earlier processes of a resumed run
         self.losses: deque[float] = deque(maxlen=self.steps_per_epoch)  # of the last steps
-        self.last: Step | None = None
+        self.last: Step  # the last finished step
         self.test_loss: float | None = None
         self.stop_requested = False
 
@@ -249,18 +251,18 @@ class Trainer:
     def _finish_epoch(self) -> None:
         if self.test_dataset is not None:
             self.test_loss = self.evaluate(self.test_dataset)
-        if self.config.ckpt_path is not None:
-            self.save_checkpoint()
+        self.save_checkpoint()
         for callback in self.callbacks:
             callback.on_epoch(self)
 
     def save_checkpoint(self) -> None:
-        """Write the model's state dict to `config.ckpt_path`."""
-        with atomic_write(self.config.ckpt_path) as file:
-            torch.save(self.model.state_dict(), file)
+        """Write the model's state dict to `config.ckpt_path`, if there is one."""
+        if self.config.ckpt_path is not None:
+            with atomic_write(self.config.ckpt_path) as file:
+                torch.save(self.model.state_dict(), file)
 
     @torch.no_grad()
-    def evaluate(self, dataset: Dataset) -> float:
+    def evaluate(self, dataset: Examples) -> float:
         """Mean loss over all targets of a dataset, without dropout."""
         was_training = self.model.training
         examples = Batches(dataset, self.config.seed)

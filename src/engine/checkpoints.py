@@ -40,7 +40,7 @@ def save_params(path: str | Path, model: GPT, stamp: dict[str, Any]) -> None:
     """
     if dist.is_initialized() and dist.get_rank():
         return
-    state = model.state_dict()
+    state: Any = model.state_dict()
     state._metadata[STAMP] = {"json": json.dumps({"format": FORMAT, **stamp}, sort_keys=True)}
     _write(path, state)
 

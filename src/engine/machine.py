@@ -1,4 +1,4 @@
-"""The machine: device, precision, and what is quick on a CPU."""
+"""The machine: device, precision, and what is fast on a CPU."""
 
 import argparse
 from dataclasses import replace
@@ -14,7 +14,7 @@ from utils import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """The device asked for (a UserError if there is none); `auto` is a CUDA GPU, else Apple's MPS, else the CPU."""
+    """The device asked for (UserError if there is none); `auto` is a CUDA GPU, else Apple's MPS, else the CPU."""
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(d for d in ("cuda", "mps", "cpu") if have[d]))
@@ -38,7 +38,7 @@ def pick_precision(device: torch.device) -> str:
 
 
 def hardware(device: torch.device) -> str:
-    """A few words on the machine, for result files: the GPU's name, or the kind of CPU and its cores."""
+    """The hardware, for result files: the GPU's name, or the kind of CPU and the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
@@ -62,25 +62,25 @@ def suit(config: TrainerConfig, args: argparse.Namespace) -> TrainerConfig:
 
 
 class QuickDropout(nn.Dropout):
-    """nn.Dropout, with cheaper random numbers on a CPU.
+    """nn.Dropout with cheaper random numbers on a CPU.
 
     There torch draws a number per element, which costs more than the layer around it. Here numpy draws 64 bits for
-    four elements, so the probability is p rounded to 1/65536. Torch's random numbers seed each draw, so that their
-    state decides all.
+    four elements, so p is rounded to a multiple of 1/65536. Torch's generator seeds each draw, so its state still
+    decides everything.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0 or x.device.type != "cpu":
             return super().forward(x)
         dropped = min(round(self.p * 65536), 65535)
-        draws = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw((x.numel() + 3) // 4)
-        draws = torch.from_numpy(draws.view(np.int16))[: x.numel()].view(x.shape)  # -32768 .. 32767
+        bits = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw((x.numel() + 3) // 4)
+        draws = torch.from_numpy(bits.view(np.int16))[: x.numel()].view(x.shape)  # -32768 .. 32767
         kept = torch.ge(draws, dropped - 32768, out=draws).to(x.dtype)
         return x * kept.mul_(65536 / (65536 - dropped))
 
 
 def quicken(model: nn.Module) -> None:
-    """Swap every nn.Dropout in a model for a quick one."""
+    """Replace every nn.Dropout in a model by a QuickDropout."""
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) is nn.Dropout:

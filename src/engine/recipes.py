@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import get_type_hints
 
-from torch.utils.data import Dataset
-
+from batches import Examples
 from dataset import CharCorruptionDataset
 from engine.muon import muon_and_adamw
 from engine.targets import Aim, Cut, Excerpts, Spans, Together
@@ -121,8 +120,8 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
 
 
 def apply(
-    phase: Phase, spans: Aim | Cut | None, documents: CharCorruptionDataset, dataset: Dataset, config: TrainerConfig
-) -> tuple[Dataset, TrainerConfig, Callable]:
+    phase: Phase, spans: Aim | Cut | None, documents: CharCorruptionDataset, dataset: Examples, config: TrainerConfig
+) -> tuple[Examples, TrainerConfig, Callable]:
     """What a recipe changes that no flag can say: spans, documents beside the pairs, schedule, optimizers.
 
     Returns:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from batches import Examples
 from dataset import CharCorruptionDataset, encode
 from utils import MASK_CHAR, PAD_CHAR
 
@@ -197,7 +198,7 @@ class Excerpts(CharCorruptionDataset):
 class Together(Dataset):
     """Several datasets as one: the examples of the first, then of the next, filled up to one length with PAD (0)."""
 
-    def __init__(self, *parts: Dataset):
+    def __init__(self, *parts: Examples):
         self.parts = parts
         self.width = max(len(part[0][0]) for part in parts)
 
