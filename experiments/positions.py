@@ -85,7 +85,7 @@ class PositionsGPT(GPT):
 
 
 def make_model(positions: str, vocab_size: int) -> PositionsGPT:
-    """A small model that can read the longest row, unless its positions are learned: those end with the trained ones."""
+    """A small model that can read the longest row; learned positions end with the trained ones."""
     block = TRAINED if positions == "learned" else LONGEST
     return PositionsGPT(PositionsConfig(vocab_size, block, positions=positions, **SIZE))
 
