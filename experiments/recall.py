@@ -136,7 +136,7 @@ def losses(args: argparse.Namespace) -> None:
         settings, row = pretraining(folder, args)
         if settings["recipe"] != "handout":
             raise UserError(f"{folder}: is of recipe {settings['recipe']}; the public curves are of handout")
-        values = logged_losses(folder / "logs")
+        values = logged(folder / "logs", "train/loss")
         steps = [step for step in STEPS if step <= len(values)]
         around = [values[max(0, step - SMOOTHED // 2) : step + SMOOTHED // 2] for step in steps]
         means = [round(statistics.fmean(part), 4) for part in around]
@@ -144,12 +144,12 @@ def losses(args: argparse.Namespace) -> None:
         print(rows.add("losses", lines, args.results))
 
 
-def logged_losses(folder: Path) -> list[float]:
-    """The loss of every step of the pretraining in a folder of TensorBoard logs. UserError: there is none."""
+def logged(folder: Path, tag: str) -> list[float]:
+    """A scalar of every step of the pretraining in a folder of TensorBoard logs. UserError: there is none."""
     logs = sorted(folder.glob("pretrain/*"))
     if not logs:
         raise UserError(f"{folder}: has no log of a pretraining; train it again")
-    events = EventAccumulator(str(logs[0]), size_guidance={"scalars": 0}).Reload().Scalars("train/loss")
+    events = EventAccumulator(str(logs[0]), size_guidance={"scalars": 0}).Reload().Scalars(tag)
     return [event.value for event in sorted(events, key=lambda event: event.step)]
 
 
