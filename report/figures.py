@@ -67,7 +67,7 @@ def reach(share: float, n: int) -> tuple[float, float, float]:
 
 
 class Bar(NamedTuple):
-    """A bar of a figure: its label, a share of n questions, its colour, the handout's bar, and the shares of the seeds."""
+    """A bar of a figure: label, a share of n questions, colour, the handout's bar, the shares of single seeds."""
 
     label: str
     share: float
