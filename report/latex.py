@@ -16,13 +16,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from engine.files import fingerprint
 from engine.recipes import MAIN_RECIPE, RECIPES
 from engine.wordings import ORIGINAL, REWORDED
 from modern_llm import LISTED, PROMPTS
 from report import experiment_tables, figures, rows, tables
 from report.tables import MODELS, latex, percent, tex
-from utils import UserError, cli, read_text, write_text
+from utils import UserError, cli, fingerprint, read_text, write_text
 
 # The macros' names of MODELS.
 SHORT = dict(zip(MODELS, ("scratch", "london", "vanilla", "rope", "reworded"), strict=True))

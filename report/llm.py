@@ -11,12 +11,11 @@ import sys
 from itertools import product
 from pathlib import Path
 
-from engine.files import fingerprint
 from engine.hub import read_record
 from engine.wordings import mcnemar
 from modern_llm import PROMPTS, TEMPLATES
 from report import figures, rows, tables
-from utils import UserError, cli, read_text
+from utils import UserError, cli, fingerprint, read_text
 
 # The way to ask and the wording, by the message that was sent.
 CELLS = {

@@ -16,9 +16,8 @@ import pandas as pd
 from filelock import FileLock
 
 from corpus import build
-from engine.files import fingerprint
 from engine.recipes import RECIPES, Recipe
-from utils import UserError, read_text, write_text
+from utils import UserError, fingerprint, read_text, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"

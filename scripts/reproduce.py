@@ -15,16 +15,14 @@ from pathlib import Path
 import london_baseline
 import run
 import sensitivity
-from engine import options
 from engine.checkpoints import read_stamp
-from engine.files import fingerprint
 from engine.machine import hardware, pick_device
 from engine.recipes import MAIN_RECIPE, RECIPES
 from experiments import speed
 from report import figures, rows, tables
 from report.rows import DATA_FILES, ROOT
 from scripts import submission
-from utils import cli, evaluate_places, read_text, write_text
+from utils import cli, evaluate_places, fingerprint, read_text, write_text
 
 
 class Reproduction:
@@ -71,7 +69,7 @@ class Reproduction:
             argv += ["--expt_dir", logs]
         argv += ["--seed", str(self.seed), "--device", self.device]
         print(f"\n$ python src/{script.__name__}.py {shlex.join(argv)}", flush=True)
-        return script.run(options.parse(script.build_parser(), argv))
+        return script.main(argv)
 
     def train(self, function: str, variant: str, writes: str, reads: str | None = None) -> None:
         """Pretrain or finetune, unless the same training is complete."""

@@ -1,7 +1,6 @@
 """Causal self-attention, part (b), and rotary position embeddings, part (g).
 
-One layer of attention on padded batches, as the handout describes it. Where positions come from in the
-vanilla model and what surrounds the layer is `model.py`'s.
+One attention layer, as the handout describes it. The blocks around it and the learned positions are in `model.py`.
 """
 
 import math
@@ -20,7 +19,7 @@ def precompute_rotary_emb(dim: int, max_positions: int) -> Tensor:
     Handout equation (1); RoFormer (Su et al. 2024) equation (15).
 
     Args:
-        dim: size of the vectors to rotate: of one HEAD, not of the embedding. Even.
+        dim: size of the vectors to rotate, that of one HEAD and not of the embedding; even.
         max_positions: positions t = 0 .. max_positions - 1.
 
     Returns:
@@ -30,16 +29,16 @@ def precompute_rotary_emb(dim: int, max_positions: int) -> Tensor:
         ValueError: if dim is odd.
     """
     if dim % 2:
-        raise ValueError(f"rotary embeddings turn pairs of features: dim must be even, not {dim}")
+        raise ValueError(f"rotary embeddings rotate pairs of features: dim must be even, not {dim}")
     theta = 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)  # (dim/2,)
     angle = torch.arange(max_positions, dtype=torch.float64)[:, None] * theta  # (max_positions, dim/2)
     return torch.stack((angle.cos(), angle.sin()), dim=-1).float()
 
 
 def apply_rotary_emb(x: Tensor, rope_cache: Tensor) -> Tensor:
-    """Turn each pair of features of the vector at position t by the angle t theta_i.
+    """Rotate each pair of features of the vector at position t by the angle t theta_i.
 
-    A pair (x1, x2), read as x1 + i x2, is multiplied by cos + i sin: handout equation (2). In float32.
+    A pair (x1, x2), read as x1 + i x2, is multiplied by cos + i sin: handout equation (2). Computed in float32.
 
     Args:
         x: (..., T, hs), queries or keys, or both.
@@ -49,15 +48,18 @@ def apply_rotary_emb(x: Tensor, rope_cache: Tensor) -> Tensor:
         (..., T, hs), the dtype of x.
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (..., T, hs) -> (..., T, hs/2)
-    turn = torch.view_as_complex(rope_cache[: x.size(-2)].contiguous())  # (T, hs/2)
-    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)  # (..., T, hs/2, 2) -> (..., T, hs)
+    rotation = torch.view_as_complex(rope_cache[: x.size(-2)].contiguous())  # (T, hs/2)
+    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)  # (..., T, hs/2, 2) -> (..., T, hs)
 
 
 # ---------------------------------------------------------------- [part b] causal self-attention
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head self-attention in which a position sees itself and what stands before it."""
+    """Multi-head self-attention in which a position sees itself and the positions before it."""
+
+    mask: Tensor  # (1, 1, block_size, block_size)
+    rope_cache: Tensor  # (block_size, hs/2, 2), for rope only
 
     def __init__(self, config):
         super().__init__()
@@ -83,16 +85,16 @@ class CausalSelfAttention(nn.Module):
         # 1. queries, keys and values of every head
         qkv = self.qkv(x).view(B, T, nh, 3, hs)  # (B, T, 3 C) -> (B, T, nh, 3, hs)
         q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind()  # each (B, nh, T, hs)
-        # 2. [part g] turn queries and keys by their positions
+        # 2. [part g] rotate queries and keys by their positions
         if self.rope:
             q, k = apply_rotary_emb(torch.stack((q, k)), self.rope_cache)  # (2, B, nh, T, hs)
-        # 3. how well each query fits each key
+        # 3. the score of each query with each key
         att = (q / math.sqrt(hs)) @ k.transpose(-2, -1)  # (B, nh, T, hs) x (B, nh, hs, T) -> (B, nh, T, T)
         # 4. nobody sees the future: log 1 = 0 is added to what may be seen, log 0 = -inf to the rest
         att = att + self.mask[:, :, :T, :T].log().type_as(att)  # (B, nh, T, T) + (1, 1, T, T)
         # 5. scores become shares, in the scores' own precision: autocast would go to float32 and back
         with torch.autocast(x.device.type, enabled=False):
             att = self.attn_drop(F.softmax(att, dim=-1))  # (B, nh, T, T)
-        # 6. the shares' mean of the values, heads side by side, projected
+        # 6. the weighted mean of the values, heads side by side, projected
         y = (att @ v).transpose(1, 2).reshape(B, T, C)  # (B, nh, T, T) x (B, nh, T, hs) -> (B, T, C)
         return self.resid_drop(self.proj(y))

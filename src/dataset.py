@@ -1,6 +1,6 @@
-"""The two datasets: question-answer pairs for finetuning and span corruption for pretraining (part e).
+"""The two datasets: question-answer pairs for finetuning, and span corruption for pretraining (part e).
 
-Look at examples with
+To see examples:
 
     python src/dataset.py namedata
     python src/dataset.py charcorruption
@@ -34,15 +34,21 @@ class NameDataset(Dataset):
         self.MASK_CHAR, self.PAD_CHAR = MASK_CHAR, PAD_CHAR
         self.stoi, self.itos = pretraining_dataset.stoi, pretraining_dataset.itos
         self.block_size = pretraining_dataset.block_size
-        self.data = [(question, place) for _, question, place in read_pairs(data, source, with_answers=True)]
-        for line, (question, place) in enumerate(self.data, 1):
-            length, missing = len(question + place) + 2, sorted(set(question + place) - set(self.stoi))
-            wrong = f"question and answer have {length} characters, {self.block_size} fit; shorten them"
+        self.data = []
+        for line, question, place in read_pairs(data, source, with_answers=True):
+            missing = sorted(set(question + place) - set(self.stoi))
             if missing:
-                wrong = f"{missing[0]!r} is not among the characters of the pretraining corpus; train on pairs that "
-                wrong += "belong to this corpus, or take the character out"
-            if missing or length > self.block_size:
-                raise UserError(f"{source}, line {line}: {wrong}")
+                raise UserError(
+                    f"{source}, line {line}: {missing[0]!r} is not among the characters of the pretraining corpus; "
+                    "train on pairs that belong to this corpus, or take the character out"
+                )
+            length = len(question) + len(place) + 2  # with two masks
+            if length > self.block_size:
+                raise UserError(
+                    f"{source}, line {line}: question and answer have {length} characters, {self.block_size} fit; "
+                    "shorten them"
+                )
+            self.data.append((question, place))
 
     def __len__(self) -> int:
         return len(self.data)
@@ -52,7 +58,8 @@ class NameDataset(Dataset):
         question, place = self.data[idx]
         s = question + MASK_CHAR + place + MASK_CHAR
         s += PAD_CHAR * (self.block_size - len(s))
-        x, y = s[:-1], PAD_CHAR * (len(question) - 1) + s[len(question) :]  # s[1:] without the question
+        x = s[:-1]
+        y = PAD_CHAR * (len(question) - 1) + s[len(question) :]  # s[1:] without the question
         return encode(x, self.stoi), encode(y, self.stoi)
 
 
@@ -65,11 +72,11 @@ def encode(text: str, stoi: dict[str, int]) -> Tensor:
 
 
 class CharCorruptionDataset(Dataset):
-    """Documents with one span of characters cut out and asked for: T5's span corruption, in small.
+    """Documents with one span of characters masked out and asked for: T5's span corruption with a single span.
 
-    Raffel et al. 2020, section 3.1.4, with one span. The last MASK of an example is optional in the
-    handout; with it the end, `MASK span MASK`, has the form of finetuning's `MASK place MASK`.
-    `data` has one document a line. Random numbers come from Python's `random`.
+    Raffel et al. 2020, section 3.1.4. The last MASK of an example is optional in the handout; with it, the end
+    `MASK span MASK` has the form of finetuning's `MASK place MASK`. `data` holds one document per line. Random
+    numbers come from Python's `random`.
     """
 
     def __init__(self, data: str, block_size: int, source: str = "the pretraining corpus"):
@@ -80,7 +87,7 @@ class CharCorruptionDataset(Dataset):
         self.itos = dict(enumerate(characters))
         self.vocab_size = len(characters)
         self.block_size = block_size
-        self.longest = int(block_size * 7 / 8)  # characters that are kept of a document, at most
+        self.longest = int(block_size * 7 / 8)  # the most characters of a document that an example keeps
         print(f"data has {len(data)} characters, {self.vocab_size} unique.")
         self.data = [document for document in data.split("\n") if document.strip()]
         if not self.data:
@@ -94,11 +101,11 @@ class CharCorruptionDataset(Dataset):
         # 0. the document
         document = self.data[idx]
         # 1. truncate it
-        document = document[: self.choose_length(document)]
+        document = self.truncate(document)
         # 2. break it into three
         start, length = self.choose_span(document)
         prefix, span, suffix = document[:start], document[start : start + length], document[start + length :]
-        # 3. put the span behind the others, masks in its place and around it, and fill up
+        # 3. move the span to the end, between masks, and pad
         s = prefix + MASK_CHAR + suffix + MASK_CHAR + span + MASK_CHAR
         s += PAD_CHAR * (self.block_size + 1 - len(s))
         # 4. y is x one character later
@@ -106,9 +113,9 @@ class CharCorruptionDataset(Dataset):
         # 5. as token ids
         return encode(x, self.stoi), encode(y, self.stoi)
 
-    def choose_length(self, document: str) -> int:
-        """Characters to keep: each of 4 .. block_size * 7/8 equally likely."""
-        return random.randint(4, self.longest)
+    def truncate(self, document: str) -> str:
+        """The first characters of a document: each number from 4 to block_size * 7/8 is equally likely."""
+        return document[: random.randint(4, self.longest)]
 
     def choose_span(self, document: str) -> tuple[int, int]:
         """Start and length of the span in a truncated document of n characters, a quarter of it on average."""
@@ -131,9 +138,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     random.seed(args.seed)
     corpus = read_text(args.pretrain_corpus_path)
-    dataset = CharCorruptionDataset(corpus, 128, source=args.pretrain_corpus_path)
+    documents = CharCorruptionDataset(corpus, 128, source=args.pretrain_corpus_path)
+    dataset: CharCorruptionDataset | NameDataset = documents
     if args.dataset_type == "namedata":
-        dataset = NameDataset(dataset, read_text(args.finetune_corpus_path), args.finetune_corpus_path)
+        dataset = NameDataset(documents, read_text(args.finetune_corpus_path), args.finetune_corpus_path)
     for i in range(min(4, len(dataset))):
         for name, row in zip("xy", dataset[i], strict=True):
             print(f"{name}: {''.join(dataset.itos[t] for t in row.tolist())}")

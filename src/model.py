@@ -1,7 +1,7 @@
 """The GPT of the homework: a stack of pre-LayerNorm transformer blocks over characters.
 
-A fork of minGPT's model. A padded batch goes in; logits and loss come out. Training is `trainer.py`'s,
-generation `utils.py`'s.
+A fork of minGPT's model. A padded batch goes in; logits and loss come out. Training is in `trainer.py`, generation in
+`utils.py`.
 """
 
 import copy
@@ -56,11 +56,11 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.config = copy.copy(config)  # whoever made it may change it for the next model
+        self.config = copy.copy(config)  # the caller may change his for the next model
         self.rope = config.rope
         self.block_size = config.block_size
         self.tok_emb = nn.Embedding(config.vocab_size, config.n_embd)
-        if not self.rope:  # [part g] rotary positions act inside attention instead
+        if not self.rope:  # [part g] rotary positions are applied inside attention instead
             self.pos_emb = nn.Parameter(torch.zeros(1, config.block_size, config.n_embd))
         self.drop = nn.Dropout(config.embd_pdrop)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))

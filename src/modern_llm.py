@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from engine import hub
-from engine.files import fingerprint
 from engine.machine import hardware
-from engine.parse_place import normalise, parse_place, without_thoughts
 from engine.wordings import ORIGINAL, REWORDED, alone, ask_about, mcnemar, names_in, share
-from utils import cli, read_pairs, read_text, write_text
+from parse_place import normalise, parse_place, without_thoughts
+from utils import cli, fingerprint, read_pairs, read_text, write_text
 
 LISTED = ("Qwen/Qwen3-1.7B", "meta-llama/Llama-3.2-1B-Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct")
 TEMPLATES = {"original": ORIGINAL, "reworded": REWORDED}

@@ -6,67 +6,79 @@
     python src/run.py evaluate vanilla wiki.txt --reading_params_path vanilla.finetune.params \\
         --eval_corpus_path birth_dev.tsv --outputs_path vanilla.pretrain.dev.predictions
 
-The handout's hyperparameters stand below, where the handout asks for them. A recipe (--recipe) changes some of them:
-it sets the defaults of the flags, and adds what no flag can say (`engine/recipes.py`).
+The handout's hyperparameters stand where the handout asks for them. --recipe changes some (`engine/recipes.py`).
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+import torch.distributed as dist
+
 from dataset import CharCorruptionDataset, NameDataset
-from engine import options, processes, session
-from engine.answers import answer
-from engine.machine import hardware, pick_device
-from engine.wordings import wilson_interval
+from engine import machine, options, processes, recipes, session
+from engine.checkpoints import load_params, save_params
 from model import GPT, GPTConfig
-from trainer import TrainerConfig
-from utils import cli, describe_score, evaluate_places, read_pairs, read_text, set_seed, write_text
+from trainer import Trainer, TrainerConfig
+from utils import (
+    MASK_CHAR,
+    UserError,
+    cli,
+    evaluate_places,
+    generate,
+    read_pairs,
+    read_text,
+    set_seed,
+    write_text,
+)
+
+FUNCTIONS = ("pretrain", "finetune", "evaluate")
+ANSWER_LENGTH = 32  # the most characters of an answer
+LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # every character that some program takes for the end of a line
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(functions: Sequence[str] = FUNCTIONS) -> argparse.ArgumentParser:
     """The handout's command line; `engine/options.py` adds ours."""
     parser = argparse.ArgumentParser(description="Pretrain, finetune or evaluate a character GPT.")
-    parser.add_argument("function", choices=["pretrain", "finetune", "evaluate"], help="what to do")
+    parser.add_argument("function", choices=functions, help="what to do")
     parser.add_argument("variant", choices=["vanilla", "rope"], help="learned or rotary positions")
     parser.add_argument("pretrain_corpus_path", help="the documents; they define the vocabulary in all functions")
     parser.add_argument("--reading_params_path", help="parameters to start from")
     parser.add_argument("--writing_params_path", help="where the trained parameters go")
     parser.add_argument("--finetune_corpus_path", help="question-answer pairs to finetune on")
     parser.add_argument("--eval_corpus_path", help="questions to answer, with or without answers")
-    parser.add_argument("--outputs_path", help="where the predictions go, one a line")
-    parser.add_argument("--pretrain_lr", type=float, default=6e-3, help="peak rate of pretraining (handout: 6e-3)")
-    parser.add_argument("--finetune_lr", type=float, default=6e-4, help="peak rate of finetuning (handout: 6e-4)")
+    parser.add_argument("--outputs_path", help="where the predictions go, one per line")
+    parser.add_argument("--pretrain_lr", type=float, default=6e-3, help="of pretraining (handout: 6e-3)")
+    parser.add_argument("--finetune_lr", type=float, default=6e-4, help="of finetuning (handout: 6e-4)")
     parser.add_argument("--tb_expt_name", default="run", help="name of the run in TensorBoard (default: %(default)s)")
     options.add_options(parser)
     return parser
 
 
 def make_model(args: argparse.Namespace, documents: CharCorruptionDataset) -> GPT:
-    """The homework's model in the variant asked for, with the parameters of --reading_params_path if there are any."""
+    """The model of the variant asked for, with the parameters of --reading_params_path if given."""
+    # [part c] the model
     config = GPTConfig(documents.vocab_size, args.block_size, args.n_layer, args.n_head, args.n_embd)
     if args.dropout is not None:
         config.embd_pdrop = config.resid_pdrop = config.attn_pdrop = args.dropout
-    config.rope = args.variant == "rope"  # [part g] rotary positions; else [part c] learned ones
+    # [part g] rotary positions instead of learned ones
+    config.rope = args.variant == "rope"
     model = GPT(config)
+    # [part f] start from pretrained parameters
     if args.reading_params_path:
-        # [part f] start from what pretraining has learned
-        session.read_into(model, args.reading_params_path, documents, args.pretrain_corpus_path)
+        load_params(args.reading_params_path, model, documents, args.pretrain_corpus_path)
     return model
-
-
-def load_documents(args: argparse.Namespace) -> CharCorruptionDataset:
-    """The pretraining corpus."""
-    path = args.pretrain_corpus_path
-    return CharCorruptionDataset(read_text(path), args.block_size, source=path)
 
 
 # ---------------------------------------------------------------- [part f] pretrain
 
 
-def pretrain(args: argparse.Namespace) -> session.Training:
+def pretrain(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> session.Training | None:
     """Train on the span corruption of the documents and write the parameters."""
-    documents = load_documents(args)
+    set_seed(args.seed)
+    documents = CharCorruptionDataset(read_text(args.pretrain_corpus_path), args.block_size, args.pretrain_corpus_path)
     model = make_model(args, documents)
     max_epochs = args.max_epochs or 650
     config = TrainerConfig(
@@ -78,15 +90,23 @@ def pretrain(args: argparse.Namespace) -> session.Training:
         final_tokens=max_epochs * len(documents) * args.block_size,
         seed=args.seed,
     )
-    return session.train(args, model, documents, documents, config)
+    # what --recipe changes: where spans lie, the schedule, the optimizers (nothing for the handout's recipe)
+    dataset, config, optimizers = recipes.apply(args.phase, args.spans, documents, documents, config)
+    trainer = trainer_class(model, dataset, None, machine.suit(config, args), args.device, optimizers)
+    with session.around(trainer, args, documents) as run:  # --resume, progress, TensorBoard, checkpoints
+        if not run.is_complete:
+            trainer.train()
+            save_params(args.writing_params_path, model, run.stamp())
+    return run.result
 
 
 # ---------------------------------------------------------------- [part c] and [part f] finetune
 
 
-def finetune(args: argparse.Namespace) -> session.Training:
+def finetune(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> session.Training | None:
     """Train on question-answer pairs, from pretrained parameters if given, and write the parameters."""
-    documents = load_documents(args)
+    set_seed(args.seed)
+    documents = CharCorruptionDataset(read_text(args.pretrain_corpus_path), args.block_size, args.pretrain_corpus_path)
     pairs = NameDataset(documents, read_text(args.finetune_corpus_path), args.finetune_corpus_path)
     model = make_model(args, documents)
     config = TrainerConfig(
@@ -98,7 +118,17 @@ def finetune(args: argparse.Namespace) -> session.Training:
         final_tokens=200 * len(documents) * args.block_size,
         seed=args.seed,
     )
-    return session.train(args, model, documents, pairs, config)
+    # what --recipe changes: documents beside the pairs, the schedule (nothing for the handout's recipe)
+    dataset, config, optimizers = recipes.apply(args.phase, args.spans, documents, pairs, config)
+    trainer = trainer_class(model, dataset, None, machine.suit(config, args), args.device, optimizers)
+    with session.around(trainer, args, documents) as run:  # --resume, progress, TensorBoard, checkpoints
+        if not run.is_complete:
+            trainer.train()
+            save_params(args.writing_params_path, model, run.stamp())
+    return run.result
+
+
+# ---------------------------------------------------------------- evaluate
 
 
 class Score(NamedTuple):
@@ -109,45 +139,78 @@ class Score(NamedTuple):
     predictions: list[str]
 
 
-def load_for_answers(args: argparse.Namespace) -> tuple[GPT, CharCorruptionDataset]:
-    """The model of --reading_params_path on its device, and the corpus with its vocabulary."""
-    documents = load_documents(args)
-    return make_model(args, documents).to(pick_device(args.device)).eval(), documents
+def answer(
+    model: GPT, documents: CharCorruptionDataset, questions: Sequence[str], source: str, precision: str = "auto"
+) -> list[str]:
+    """The model's greedy answers: the question, MASK, then the likeliest characters up to the next MASK.
+
+    A character that the corpus lacks is left out of its question; a message says how often. Answers are brought to
+    one line each, whatever the model emits. `source` names the file of questions in messages. The precision is
+    float32 unless bfloat16 is asked for.
+
+    Raises:
+        UserError: a question does not fit the block.
+    """
+    device = model.head.weight.device
+    mask = documents.stoi[MASK_CHAR]
+    prompts, n_mended = [], 0
+    for number, question in enumerate(questions, 1):
+        known = "".join(c for c in question if c in documents.stoi)
+        n_mended += known != question
+        if len(known) + 1 > documents.block_size:
+            raise UserError(
+                f"{source}, line {number}: the question has {len(question)} characters, "
+                f"{documents.block_size - 1} fit; shorten it"
+            )
+        prompts.append(torch.tensor([documents.stoi[c] for c in known + MASK_CHAR], device=device))
+    if n_mended:
+        count = "1 question has" if n_mended == 1 else f"{n_mended} questions have"
+        print(f"{source}: {count} characters that the corpus lacks; asked without them")
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        texts = generate(model, prompts, ANSWER_LENGTH, documents.block_size, stop=mask)
+    answers = []
+    for prompt, text in zip(prompts, texts, strict=True):
+        new = "".join(documents.itos[token] for token in text[len(prompt) :].tolist())
+        place = new.split(MASK_CHAR)[0]
+        has_breaks = any(c in LINE_ENDS + "\t" for c in place)
+        answers.append(" ".join(place.split()) if has_breaks else place)
+    return answers
 
 
 def evaluate(args: argparse.Namespace) -> Score:
     """Answer every question of a file, write the predictions, and print the accuracy if it has answers."""
-    questions = [q for _, q, _ in read_pairs(read_text(args.eval_corpus_path), args.eval_corpus_path)]
-    model, documents = load_for_answers(args)
-    precision = "float32" if args.precision == "auto" else args.precision
+    questions = [question for _, question, _ in read_pairs(read_text(args.eval_corpus_path), args.eval_corpus_path)]
+    documents = CharCorruptionDataset(read_text(args.pretrain_corpus_path), args.block_size, args.pretrain_corpus_path)
+    model = make_model(args, documents).to(args.device)
     print(
         f"evaluate {args.variant}: {len(questions)} questions of {args.eval_corpus_path}, parameters "
-        f"{args.reading_params_path}\ndevice {hardware(model.head.weight.device)}, {precision}"
+        f"{args.reading_params_path}, device {args.device}"
     )
-    predictions = answer(model, documents, questions, args.eval_corpus_path, precision)
-    write_text(args.outputs_path, "".join(p + "\n" for p in predictions))
+    predictions = answer(model, documents, questions, args.eval_corpus_path, args.precision)
+    write_text(args.outputs_path, "".join(place + "\n" for place in predictions))
     total, correct = evaluate_places(args.eval_corpus_path, predictions)
     if not total:
         print(f"Predictions written to {args.outputs_path}; no answers in {args.eval_corpus_path}, so no accuracy")
         return Score(len(questions), None, predictions)
-    print(describe_score(total, correct))
-    low, high = wilson_interval(correct, total)
-    print(f"95 % interval {low:.1%} to {high:.1%}; predictions written to {args.outputs_path}")
-    session.log_accuracy(args, correct / total)
+    print(f"Correct: {correct} out of {total}: {round(correct / total * 100, 6)}%")
+    print(f"predictions written to {args.outputs_path}")
     return Score(int(total), int(correct), predictions)
 
 
-def run(args: argparse.Namespace) -> session.Training | Score:
-    """Do what the (parsed) arguments say."""
-    set_seed(args.seed)
-    return {"pretrain": pretrain, "finetune": finetune, "evaluate": evaluate}[args.function](args)
+# ---------------------------------------------------------------- the command line
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of the command line."""
-    with processes.joined():
-        run(options.parse(build_parser(), argv))
-    return 0
+def main(argv: list[str] | None = None) -> session.Training | Score | None:
+    """Do what the command line says; returns what was found."""
+    if dist.is_torchelastic_launched():  # several processes, started by torchrun
+        with processes.joined():
+            args = options.parse(build_parser(), argv)
+            train = pretrain if args.function == "pretrain" else finetune
+            return train(args, processes.ProcessTrainer)
+    args = options.parse(build_parser(), argv)
+    if args.function == "evaluate":
+        return evaluate(args)
+    return pretrain(args) if args.function == "pretrain" else finetune(args)
 
 
 if __name__ == "__main__":

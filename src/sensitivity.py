@@ -3,10 +3,10 @@
     python src/sensitivity.py evaluate rope wiki.txt --reading_params_path rope.finetune.params \\
         --eval_corpus_path birth_dev.tsv --outputs_path rope.sensitivity.dev.predictions
 
-takes the arguments of `run.py evaluate`, asks "What is the birthplace of NAME?" where the file asks
-"Where was NAME born?" (the file and the answers stay), prints both accuracies, and asks in more ways with `--wordings`.
+takes the arguments of `run.py evaluate`, asks "What is the birthplace of NAME?" where the file asks "Where was NAME
+born?" (the file itself and its answers stay as they are), and prints both accuracies. `--wordings` asks in more ways.
 
-The handout says to copy run.py. This file calls its parts instead, so that there is one command line to keep.
+The handout says to copy run.py. This file imports its parts instead, so that there is one command line to maintain.
 """
 
 import argparse
@@ -14,14 +14,14 @@ import sys
 from typing import NamedTuple
 
 import run as homework
-from engine import options, session
-from engine.answers import answer
+from dataset import CharCorruptionDataset
+from engine import options
 from engine.wordings import FURTHER, ORIGINAL, REWORDED, ask_about, changes, compared, comparison, names_in
-from utils import UserError, cli, describe_score, read_pairs, read_text, set_seed, write_text
+from utils import cli, read_pairs, read_text, write_text
 
 
 class Sensitivity(NamedTuple):
-    """What was found; by wording (with NAME for the name), in the order of the names."""
+    """Predictions by wording (with NAME for the name), in the order of the names."""
 
     names: list[str]
     parameters: int  # of the model
@@ -34,31 +34,32 @@ class Sensitivity(NamedTuple):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """run.py's parser, with a flag more."""
-    parser = homework.build_parser()
+    """run.py's parser with one more flag."""
+    parser = homework.build_parser(functions=["evaluate"])
     parser.description, parser.epilog = f'Evaluate a model on "{REWORDED}" instead of "{ORIGINAL}".', None
-    parser.add_argument("--wordings", action="store_true", help=f"ask in {len(FURTHER)} further ways, a row each")
+    parser.add_argument("--wordings", action="store_true", help=f"also ask in {len(FURTHER)} further wordings")
     return parser
 
 
 def ask(args: argparse.Namespace) -> Sensitivity:
-    """Ask for every name of the file in the original wording, in the new one, and with --wordings in further ones."""
+    """Ask about every name in the original wording, in the new one, and with --wordings in further ones."""
     source, text = args.eval_corpus_path, read_text(args.eval_corpus_path)
     names, places = names_in(text, source), [place for _, _, place in read_pairs(text, source)]
-    model, documents = homework.load_for_answers(args)
-    precision = "float32" if args.precision == "auto" else args.precision
+    corpus = args.pretrain_corpus_path
+    documents = CharCorruptionDataset(read_text(corpus), args.block_size, corpus)
+    model = homework.make_model(args, documents).to(args.device)
     predictions, right = {}, {}
     for wording in (ORIGINAL, REWORDED, *(FURTHER if args.wordings else ())):
         questions = [ask_about(name, wording) for name in names]
-        predictions[wording] = answer(model, documents, questions, source, precision)
+        predictions[wording] = homework.answer(model, documents, questions, source, args.precision)
         if places[0]:
             right[wording] = [a == b for a, b in zip(predictions[wording], places, strict=True)]
     return Sensitivity(names, sum(p.numel() for p in model.parameters()), predictions, right)
 
 
-def run(args: argparse.Namespace) -> Sensitivity:
+def main(argv: list[str] | None = None) -> Sensitivity:
     """Ask, write the reworded predictions to --outputs_path, and print what changed and both accuracies."""
-    set_seed(args.seed)
+    args = options.parse(build_parser(), argv)
     found = ask(args)
     write_text(args.outputs_path, "".join(p + "\n" for p in found.predictions[REWORDED]))
     print("\n" + changes(found.names, found.predictions, found.right))
@@ -66,22 +67,10 @@ def run(args: argparse.Namespace) -> Sensitivity:
         print(f"\nPredictions written to {args.outputs_path}; no answers in {args.eval_corpus_path}, so no accuracy")
         return found
     correct, total = sum(found.right[REWORDED]), len(found.names)
-    print(
-        f"\n{comparison(found.right[ORIGINAL], found.right[REWORDED])}\n{describe_score(float(total), float(correct))}"
-    )
+    print("\n" + comparison(found.right[ORIGINAL], found.right[REWORDED]))
+    print(f"Correct: {float(correct)} out of {float(total)}: {round(correct / total * 100, 6)}%")
     print(f"predictions of the reworded questions written to {args.outputs_path}")
-    args.tb_expt_name += "_reworded"
-    session.log_accuracy(args, correct / total)
     return found
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of the command line."""
-    parser = build_parser()
-    if (function := parser.parse_args(argv).function) != "evaluate":
-        raise UserError(f"{function}: sensitivity.py can only evaluate; run src/run.py for that")
-    run(options.parse(parser, argv))
-    return 0
 
 
 if __name__ == "__main__":

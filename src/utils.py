@@ -1,12 +1,16 @@
 """What the homework's files share: seeds, reading and writing, generation, scoring, the error for users."""
 
 import contextlib
+import errno
+import glob
+import hashlib
 import math
 import os
 import random
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 MASK_CHAR = "\u2047"  # the double question mark: a span stood here / the answer starts or ends here
 PAD_CHAR = "\u25a1"  # the empty square: nothing stands here
@@ -24,13 +29,21 @@ class UserError(Exception):
     """Something the user can mend. Its message is one line: what is wrong, where, what to do."""
 
 
-def cli(main: Callable[[], int]) -> int:
-    """Run a program: a UserError becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
-    for stream in (sys.stdout, sys.stderr):  # a console that lacks a character shows its number
+def cli(main: Callable[[], object]) -> int:
+    """Run a program; returns its exit code: what `main` returns if that is an int, else 0.
+
+    A UserError becomes one line on stderr and exit code 2, Ctrl-C exit code 130, a closed pipe (`| head`) 0.
+    """
+    for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace")  # a console that lacks a character shows its number
     try:
-        return main()
+        result = main()
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -77,6 +90,12 @@ def read_text(path: str | Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def fingerprint(content: str | bytes) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a text (as `read_text` returns it) or of bytes."""
+    raw = content.encode() if isinstance(content, str) else content
+    return hashlib.sha256(raw).hexdigest()[:16]
+
+
 def refuse_marks(text: str, source: str | Path) -> None:
     """UserError, naming the line, for a text that holds one of the characters for masks and padding."""
     if found := re.search(f"[{MASK_CHAR}{PAD_CHAR}]", text):
@@ -118,11 +137,17 @@ def read_pairs(text: str, source: str | Path, with_answers: bool | None = None) 
     return pairs
 
 
+NO_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # what file systems without fsync report
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
-    """Write a file that appears whole or not at all: temporary file beside it, fsync, rename.
+    """Write a file that appears whole or not at all: a temporary file beside it, then a rename.
 
-    UserError: the folder is missing or read-only, or the disk is full; an old file stays as it was.
+    Some mounts (Windows drives under WSL, CIFS, FUSE) have no chmod or no fsync; there the file is written without.
+
+    Raises:
+        UserError: the folder is missing or read-only, or the disk is full; an old file stays as it was.
     """
     path, temporary = Path(path), None
     try:
@@ -130,9 +155,14 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            try:
+                os.fsync(file.fileno())
+            except OSError as error:
+                if error.errno not in NO_FSYNC:
+                    raise
         os.umask(mask := os.umask(0))
-        os.chmod(temporary, 0o666 & ~mask)
+        with contextlib.suppress(OSError):
+            os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(
@@ -141,7 +171,39 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         ) from None
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+LONGEST_NAME = 255 - 32  # bytes of a file name, leaving room for ".checkpoint" and the marks of a temporary file
+
+
+def check_writable(path: str | Path) -> None:
+    """Try out, before hours of work, that a file of this name can be written; an existing file stays as it is.
+
+    Raises:
+        UserError: no such folder, a directory, a device, a name that is too long, a read-only folder, a full disk.
+    """
+    path = Path(path)
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise UserError(f"{path}: the name is too long, {LONGEST_NAME} bytes fit; give a shorter one")
+    try:
+        if path.is_dir():
+            raise UserError(f"{path}: is a directory, a file name is expected")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is not a plain file but a device or a pipe; give the name of a file")
+        if not path.parent.is_dir():
+            raise UserError(f"{path}: the folder {path.parent} does not exist; make it, or write elsewhere")
+        for scrap in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            if time.time() - scrap.stat().st_mtime > 3600:  # of a killed run; a newer one may be of a running one
+                scrap.unlink()
+        probe = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with atomic_write(probe) as file:  # as the real file will be
+            file.write(b"probe")
+        probe.unlink()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be written ({reason}); give another name") from None
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -154,39 +216,85 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 @torch.no_grad()
+def generate(
+    model,
+    prompts: Sequence[Tensor],
+    steps: int,
+    block_size: int,
+    stop: int | None = None,
+    choose: Callable[[Tensor], Tensor] | None = None,
+    batch_rows: int = 64,
+) -> list[Tensor]:
+    """Continue every prompt, token by token.
+
+    Prompts of similar length share a batch, padded on the right: attention is causal, so padding behind a row's last
+    token changes nothing. A row that has emitted `stop` leaves its batch.
+
+    Args:
+        model: `model(x)` returns (logits, loss).
+        prompts: token ids, each (T,) with T >= 1, on the model's device.
+        steps: the most tokens to add.
+        block_size: tokens the model can see; longer texts are continued from their last ones.
+        stop: token that ends a row.
+        choose: picks the next tokens from logits, (B, V) -> (B,); by default the likeliest ones.
+        batch_rows: rows per batch; bounds the memory.
+
+    Returns:
+        The prompts with their continuations, `stop` included.
+    """
+    was_training = model.training
+    model.eval()
+    texts = list(prompts)
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    try:
+        for first in range(0, len(order), batch_rows):
+            unfinished = order[first : first + batch_rows]
+            for _ in range(steps):
+                visible = [texts[i][-block_size:] for i in unfinished]
+                last = torch.tensor([len(text) - 1 for text in visible], device=visible[0].device)  # (B,)
+                logits, _ = model(pad_sequence(visible, batch_first=True))  # (B, T) -> (B, T, V)
+                logits = logits[torch.arange(len(last), device=last.device), last].float()  # (B, V)
+                new = choose(logits) if choose else logits.argmax(dim=-1)  # (B,)
+                for i, token in zip(unfinished, new, strict=True):
+                    texts[i] = torch.cat((texts[i], token.view(1)))
+                if stop is not None:
+                    ended = (new == stop).tolist()
+                    unfinished = [i for i, done in zip(unfinished, ended, strict=True) if not done]
+                if not unfinished:
+                    break
+    finally:
+        model.train(was_training)
+    return texts
+
+
 def sample(
     model, x: Tensor, steps: int, temperature: float = 1.0, sample: bool = False, top_k: int | None = None
 ) -> Tensor:
     """Continue each row of x by `steps` tokens.
 
     Args:
-        model: gives (logits, loss), and `get_block_size()`.
-        x: (B, T) token ids, all rows T long; what lies further back than the model's block is not seen.
-        temperature: divides the logits; below 1 is bolder, 0 takes the likeliest token.
+        model: returns (logits, loss), and has `get_block_size()`.
+        x: (B, T) token ids; only the last get_block_size() tokens are seen.
+        temperature: divides the logits; 0 takes the likeliest token.
         sample: draw from the distribution, or from its top_k likeliest tokens, instead of taking the likeliest.
 
     Returns:
-        (B, T + steps). ValueError: an argument makes no sense.
+        (B, T + steps).
+
+    Raises:
+        ValueError: an argument makes no sense.
     """
     if steps < 0 or not 0 <= temperature < math.inf or (top_k is not None and top_k < 1) or not x.size(1):
         raise ValueError(f"x {tuple(x.shape)}, {steps=}, {temperature=}, {top_k=}: at least 1, 0, 0, 1 are expected")
-    was_training = model.training
-    model.eval()
-    try:
-        for _ in range(steps):
-            logits, _ = model(x[:, -model.get_block_size() :])  # (B, T) -> (B, T, V)
-            logits = logits[:, -1].float()  # (B, V)
-            if sample and temperature > 1e-6:
-                if top_k is not None:
-                    least = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]  # (B, 1)
-                    logits = logits.masked_fill(logits < least, float("-inf"))
-                new = torch.multinomial(F.softmax(logits / temperature, dim=-1), 1)  # (B, 1)
-            else:
-                new = logits.argmax(-1, keepdim=True)  # (B, 1)
-            x = torch.cat((x, new), dim=1)
-    finally:
-        model.train(was_training)
-    return x
+
+    def draw(logits: Tensor) -> Tensor:
+        if top_k is not None:
+            least = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]  # (B, 1)
+            logits = logits.masked_fill(logits < least, float("-inf"))
+        return torch.multinomial(F.softmax(logits / temperature, dim=-1), 1).squeeze(1)  # (B,)
+
+    choose = draw if sample and temperature > 1e-6 else None
+    return torch.stack(generate(model, list(x), steps, model.get_block_size(), choose=choose, batch_rows=len(x)))
 
 
 # ---------------------------------------------------------------- scoring
@@ -204,8 +312,3 @@ def evaluate_places(filepath: str | Path, predicted_places: Sequence[str]) -> tu
         return 0.0, 0.0
     correct = sum(answer == predicted for (_, _, answer), predicted in zip(pairs, predicted_places, strict=True))
     return float(len(pairs)), float(correct)
-
-
-def describe_score(total: float, correct: float) -> str:
-    """The course's line, `Correct: 125.0 out of 500.0: 25.0%`."""
-    return f"Correct: {correct} out of {total}: {round(correct / total * 100, 6)}%"

@@ -98,6 +98,159 @@ def test_told_says_where_the_place_stands():
     assert replace(person, document="A. Romero .").told == "never"
 
 
+def person(name: str, place: str, year: str, text: str = "") -> build.Person:
+    """A person whose line tells the place, if no text is given."""
+    return build.Person(name, place, year, "writer", f"{name}. {text or f'Born in {place}'} .")
+
+
+def test_everybody_has_the_name_of_the_time():
+    """No answer and no line contradicts renamed.tsv; more than 100 people are from its towns."""
+    people, names = build.read_people(), build.read_town_names()
+    assert build.misnamed(people, names) == []
+    assert sum(p.place in {n.name for n in names} for p in people) > 100
+
+
+@pytest.mark.parametrize(
+    ("place", "year", "fine"),
+    [
+        ("Petersburg", "1914", True),  # the year of the renaming: the old name
+        ("Petersburg", "1915", False),
+        ("Petrograd", "1920", True),
+        ("Leningrad", "1924", False),
+        ("Petersburg", "1991", False),
+        ("Petersburg", "1992", True),
+        ("Christiania", "1812", True),
+        ("Oslo", "1912", False),
+        ("Kristiania", "1890", False),
+        ("Istanbul", "1884", False),
+        ("Mumbai", "1956", False),
+        ("Kolkata", "2002", True),
+        ("Edo", "1872", False),
+        ("Pest", "1900", False),
+        ("Wroclaw", "1930", False),
+        ("Lemberg", "1878", False),
+        ("Saigon", "1980", False),
+        ("Rome", "1980", True),
+    ],
+)
+def test_the_name_of_a_town_depends_on_the_year(place, year, fine):
+    """An answer that the table contradicts for the year of birth is named; the right one is not."""
+    found = build.misnamed([person("Ann Example", place, year)], build.read_town_names())
+    assert (found == []) == fine, found
+
+
+def test_an_uncertain_year_is_enough_only_where_it_does_not_matter(monkeypatch):
+    """With birth year ?, the latest year in question decides; a town with a single name needs none."""
+    names = build.read_town_names()
+    assert build.misnamed([person("Ann Example", "Kiev", "?")], names) == []
+    assert build.misnamed([person("Ann Example", "Smyrna", "?")], names) != []
+    monkeypatch.setitem(build.BORN_BY, "Ann Example", 1906)
+    assert build.misnamed([person("Ann Example", "Smyrna", "?")], names) == []
+    assert build.misnamed([person("Ann Example", "Izmir", "?")], names) != []
+
+
+def test_a_word_can_name_two_towns():
+    """Canton is in South Dakota too, and York in England; Toronto's York is for those who are listed."""
+    names = build.read_town_names()
+    assert build.misnamed([person("Ernest Lawrence", "Canton", "1901")], names) == []
+    assert build.misnamed([person("Guy Fawkes", "York", "1570")], names) == []
+    assert build.misnamed([person("Robert Baldwin", "York", "1804")], names) == []
+    assert build.misnamed([person("Robert Baldwin", "York", "1840")], names) != []
+
+
+def test_a_line_does_not_have_another_name_for_the_town():
+    """A line that calls the place by its other name, and not by the answer, is named."""
+    names = build.read_town_names()
+    wrong = person("Ann Example", "Leningrad", "1950", "Born in Petersburg, she wrote")
+    silent = person("Ann Example", "Leningrad", "1950", "She wrote")
+    both = person("Ann Example", "Leningrad", "1950", "Born in Leningrad, she lives in Petersburg")
+    assert build.misnamed([silent, both], names) == []
+    assert any("another name" in fault for fault in build.misnamed([wrong], names))
+
+
+def test_the_table_itself_is_checked():
+    """Two names of a town for one year, and one name for two towns, are named."""
+    oslo = build.TownName("Oslo", "Oslo", 1926, 3000)
+    assert build.table_faults([oslo, build.TownName("Oslo", "Christiania", 1625, 1925)]) == []
+    assert build.table_faults([oslo, build.TownName("Oslo", "Christiania", 1625, 1926)]) != []
+    assert build.table_faults([oslo, build.TownName("Bergen", "Oslo", 0, 100)]) != []
+
+
+@pytest.mark.parametrize(
+    ("text", "hit"),
+    [
+        ("Ann Lee, a tailor's son born in Rome, sang", True),
+        ("A ship captain's youngest daughter born in Rome, she sang", True),
+        ("The son of a tailor, he was born in Rome", True),
+        ("Born in Rome in 1901, she sang of a tailor's shop", False),
+        ("Born in Rome in 1901, she sang for many years in the choirs of that city and wrote of a tailor's son", False),
+    ],
+)
+def test_somebodys_child(text, hit):
+    """An opening with the parent's trade is found; a tailor's son far behind is not."""
+    assert (build.SOMEBODYS_CHILD.match(text) is not None) == hit
+
+
+@pytest.mark.parametrize(
+    ("text", "hit"),
+    [
+        ("Ann Lee was an Austrian painter", True),
+        ("Ann Lee (1801, Rome -- 1860) is a well-known South African long-distance runner", True),
+        ("Ann Lee, an Irish landscape painter, was born in Rome", True),
+        ("An Irish poet born in Rome, she sang", True),
+        ("Born in Rome, the Irish poet Ann Lee sang", True),
+        ("Ann Lee was a Polish-born French actress", True),
+        ("Ann Lee was born in Rome to a French mother and an Irish painter", False),
+        ("Ann Lee retold the German classics", False),
+        ("Ann Lee won the Australian Open", False),
+        ("Ann Lee was a painter", False),
+    ],
+)
+def test_nationality_with_occupation(text, hit):
+    """The nationality must belong to the person and to a word for an occupation."""
+    assert (build.NATIONALITY_AND_OCCUPATION.search(text) is not None) == hit
+
+
+@pytest.mark.parametrize(
+    ("text", "hit"),
+    [
+        ("born on 3 March 1822 in Rome", True),
+        ("born March 3, 1822, in Rome", True),
+        ("born in March 1822", False),
+        ("born on 3 March", False),
+        ("in 1822, on 3 marches", False),
+    ],
+)
+def test_full_date(text, hit):
+    """Day, month and year, in either order."""
+    assert (build.FULL_DATE.search(text) is not None) == hit
+
+
+@pytest.mark.parametrize(
+    ("text", "hit"),
+    [
+        ("Born in Columbus, Ohio, she sang", True),
+        ("Ann Lee (born 1901, Columbus, Ohio) sang", True),
+        ("Born in Columbus, Lee sang", False),  # her own name, not a region
+        ("Born in Columbus, she sang in Ohio", False),
+    ],
+)
+def test_region_behind_the_place(text, hit):
+    """A capitalised word behind the place is a region, unless it is the person's name."""
+    assert build.tells_region(person("Ann Lee", "Columbus", "1901", text)) == hit
+
+
+def test_shapes_are_counted_over_all_people_and_shown_with_the_course():
+    """Each count is of the people it was given, and its row shows the course's figure."""
+    people = [
+        person("Ann Lee", "Columbus", "1901", "Born on 3 March 1901 in Columbus, Ohio, Lee was an American painter"),
+        person("Bo Ek", "Oslo", "1950", "A tailor's son from Oslo, Ek sang"),
+    ]
+    rows = build.shapes(people)
+    assert [row.value for row in rows] == [1, 0.5, 0.5, 0.5]
+    assert all("course: " in row.row() for row in rows)
+
+
 def test_frames_blank_names_places_and_numbers():
     """Two lines that differ in name, place, capitalised words and numbers alone have one frame."""
     a = build.Person("Ann Lee", "Rome", "?", "writer", "Ann Lee. Lee, born in Rome in 1901, wrote Night Songs .")

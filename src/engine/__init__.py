@@ -1,1 +1,1 @@
-"""The engine room: what makes the homework comfortable, safe and quick. Nothing in here answers the handout."""
+"""The engine: what makes the homework comfortable, safe and fast. No part of the handout is answered in here."""

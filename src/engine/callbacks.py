@@ -1,4 +1,4 @@
-"""What a training run shows and keeps: progress, TensorBoard, checkpoints. They hang on the Trainer."""
+"""Callbacks of the Trainer: progress, TensorBoard, divergence, checkpoints."""
 
 import contextlib
 import math
@@ -6,78 +6,63 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from engine.checkpoints import save_checkpoint
 from trainer import Callback, DivergedError, Trainer
 from utils import UserError
 
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 def duration(seconds: float) -> str:
-    """A time for the eye: 45 s, 12 min, 3.1 h."""
+    """Human-readable duration: 45 s, 12 min, 3.1 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+@dataclass
 class Progress(Callback):
-    """One bar on a terminal, a line an epoch elsewhere; and, once known, how long it will take."""
+    """A progress bar on a terminal, a line per epoch elsewhere."""
 
-    ESTIMATE_AFTER = 20.0  # seconds
-
-    def __init__(self):
-        self.bar: tqdm | None = None
-
-    def on_start(self, trainer: Trainer) -> None:
-        self.first_step, self.start, self.said = trainer.step, time.monotonic(), False
-        if sys.stderr.isatty():
-            self.bar = tqdm(total=trainer.total_steps, initial=trainer.step, unit="step", dynamic_ncols=True)
+    bar: tqdm
 
     def on_step(self, trainer: Trainer) -> None:
-        elapsed, last = time.monotonic() - self.start, trainer.last
-        self.left = (trainer.total_steps - trainer.step) * elapsed / (trainer.step - self.first_step)
+        last = trainer.last
         self.text = f"loss {last.loss:.3f} lr {last.lr:.1e} {last.tokens / last.seconds:,.0f} tokens/s"
-        if self.bar is not None:
-            self.bar.set_postfix_str(f"epoch {trainer.step / trainer.steps_per_epoch:.1f} {self.text}", refresh=False)
-            self.bar.update(trainer.step - self.bar.n)
-        if not self.said and elapsed > self.ESTIMATE_AFTER:
-            self.said = True
-            tqdm.write(f"estimated time: {duration(elapsed + self.left)}")
+        epoch = trainer.step / trainer.steps_per_epoch
+        self.bar.set_postfix_str(f"epoch {epoch:.1f} {self.text}", refresh=False)
+        self.bar.update(trainer.step - self.bar.n)
 
     def on_epoch(self, trainer: Trainer) -> None:
-        if self.bar is None:
+        if self.bar.disable:
             epoch = f"epoch {trainer.step // trainer.steps_per_epoch}/{trainer.config.max_epochs} step {trainer.step}"
-            print(f"{epoch} {self.text}, {duration(self.left)} left", flush=True)
-
-    def on_end(self, trainer: Trainer) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the bar's line, so that what is said next has its own; after a failure too."""
-        if self.bar is not None:
-            self.bar.close()
+            left = (trainer.total_steps - trainer.step) * trainer.seconds / trainer.step
+            print(f"{epoch} {self.text}, {duration(left)} left", flush=True)
 
 
 class TensorBoardLog(Callback):
-    """What the Trainer does not log itself: train/tokens_per_second and train/grad_norm of every step."""
+    """What the Trainer does not log itself: speed and gradient norm of every step."""
 
     def on_step(self, trainer: Trainer) -> None:
-        writer, last = trainer.config.writer, trainer.last
-        writer.add_scalar("train/tokens_per_second", last.tokens / last.seconds, last.number)
-        writer.add_scalar("train/grad_norm", last.grad_norm, last.number)
-
-    def on_end(self, trainer: Trainer) -> None:
-        trainer.config.writer.flush()
+        last = trainer.last
+        trainer.writer.add_scalar("train/tokens_per_second", last.tokens / last.seconds, last.number)
+        trainer.writer.add_scalar("train/grad_norm", last.grad_norm, last.number)
 
 
 @contextlib.contextmanager
 def open_log(folder: str, first_step: int | None = None) -> Iterator[SummaryWriter]:
-    """TensorBoard's writer.
+    """TensorBoard's writer; of a resumed run, what was logged from first_step on is dropped.
 
-    What was logged from the first_step of a resumed run on is forgotten. UserError: the disk is full, or the folder
-    cannot be written.
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
     """
     earlier = threading.excepthook
 
@@ -98,16 +83,15 @@ def open_log(folder: str, first_step: int | None = None) -> Iterator[SummaryWrit
 
 
 class Divergence(Callback):
-    """Stop a run whose loss is still a number but stays far above that of blind guessing, ln(characters)."""
+    """Stop a run whose loss is finite but, for 20 steps in a row, above 3 times that of guessing, ln(characters)."""
 
-    TIMES = 3.0  # so many times the loss of guessing ...
-    STEPS = 20  # ... in so many steps running
-
-    def __init__(self):
-        self.bad_steps = 0  # the last steps, all of them bad
+    TIMES = 3.0
+    STEPS = 20
+    bad_steps = 0  # in a row, up to now
 
     def on_step(self, trainer: Trainer) -> None:
-        guessing, last = math.log(trainer.model.config.vocab_size), trainer.last
+        last = trainer.last
+        guessing = math.log(trainer.model.config.vocab_size)
         self.bad_steps = self.bad_steps + 1 if last.loss > self.TIMES * guessing else 0
         if self.bad_steps == self.STEPS:
             raise DivergedError(
@@ -116,41 +100,48 @@ class Divergence(Callback):
             )
 
 
+@dataclass
 class Checkpoints(Callback):
-    """Save the trainer every few minutes, and when the run is told to stop (Ctrl-C, SIGTERM).
+    """Save the trainer every few minutes, and when the run is told to stop: Ctrl-C, SIGTERM, a closed terminal.
 
-    A second Ctrl-C ends the run at once. Only the main thread can listen to signals; elsewhere (a notebook's
-    thread) nobody does.
-
-    `save` writes `trainer.state_dict()`; while `divergence` counts bad steps, the last good checkpoint is kept.
+    A context: signals are received inside it. A second Ctrl-C ends the run at once. A signal that was ignored when
+    the program started (nohup, a shell's `&`) stays ignored. Only the main thread can receive signals; in another
+    one (a notebook's) none are handled.
     """
 
-    def __init__(self, save: Callable[[dict], None], minutes: float, divergence: Divergence):
-        self.save, self.minutes, self.divergence = save, minutes, divergence
-        self.handlers: dict = {}
-        self.told_to_stop = False
+    path: Path
+    settings: dict[str, Any]  # of the run; compared when it is resumed
+    minutes: float  # between two checkpoints
+    divergence: Divergence  # while it counts bad steps, the last good checkpoint is kept
+    earlier_handlers: dict = field(default_factory=dict)
+    told_to_stop: bool = False
+    saved_at: float = field(default_factory=time.monotonic)
 
-    def on_start(self, trainer: Trainer) -> None:
-        self.saved_at = time.monotonic()
+    def __enter__(self) -> "Checkpoints":
         if threading.current_thread() is threading.main_thread():
-            self.handlers = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
+            for number in STOP_SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self.earlier_handlers[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(self, *failure) -> None:
+        while self.earlier_handlers:
+            signal.signal(*self.earlier_handlers.popitem())
 
     def _stop(self, number: int, frame) -> None:
         self.told_to_stop = True
-        self.close()
+        self.__exit__()  # the next signal has its usual effect
 
     def on_step(self, trainer: Trainer) -> None:
         trainer.stop_requested |= self.told_to_stop
-        due = time.monotonic() - self.saved_at >= 60 * self.minutes
-        if (due or trainer.stop_requested) and trainer.step < trainer.total_steps:
+        is_due = time.monotonic() - self.saved_at >= 60 * self.minutes
+        if (is_due or trainer.stop_requested) and trainer.step < trainer.total_steps:
             if not self.divergence.bad_steps:
-                self.save(trainer.state_dict())
+                save_checkpoint(self.path, trainer.state_dict(), self.settings)
             self.saved_at = time.monotonic()
 
     def on_end(self, trainer: Trainer) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give Ctrl-C and SIGTERM back to whom they belonged; after a failure too."""
-        while self.handlers:
-            signal.signal(*self.handlers.popitem())
+        if trainer.step < trainer.total_steps:
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                print(f"stopped at step {trainer.step}; continue with the same command and --resume", file=sys.stderr)
+            raise KeyboardInterrupt

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from engine.files import check_writable
 from engine.machine import pick_device, pick_precision
-from utils import UserError, write_text
+from utils import UserError, check_writable, write_text
 
 FLAGS: dict[str, dict[str, Any]] = {
     "gguf_file": {"help": "GGUF file in the model's folder or repository, or the path of one"},
@@ -45,8 +44,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, example: 
             raise UserError(f"--{flag} {value}: at least 1 is expected")
     args.source, args.gguf_file, args.name = locate(args.model, args.gguf_file, example)
     args.device = pick_device(args.device)
-    exact = args.precision == "auto" and args.device.type == "cpu"
-    args.precision = "float32" if exact else pick_precision(args.precision, args.device)
+    if args.precision == "auto":
+        args.precision = "float32" if args.device.type == "cpu" else pick_precision(args.device)
     return args
 
 

@@ -1,14 +1,20 @@
-"""The machine: device, precision, and what is quick on a CPU."""
+"""The machine: device, precision, and what is fast on a CPU."""
+
+import argparse
+from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from engine.checkpoints import resumed_precision
+from trainer import TrainerConfig
 from utils import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """The device asked for (a UserError if there is none); `auto` is a CUDA GPU, else Apple's MPS, else the CPU."""
+    """The device asked for (UserError if there is none); `auto` is a CUDA GPU, else Apple's MPS, else the CPU."""
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(d for d in ("cuda", "mps", "cpu") if have[d]))
@@ -22,50 +28,59 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_precision(name: str, device: torch.device) -> str:
-    """`float32` or `bfloat16`; `auto` is bfloat16 where the processor multiplies it in hardware."""
-    if name != "auto":
-        return name
+def pick_precision(device: torch.device) -> str:
+    """`bfloat16` where the hardware multiplies it, else `float32`."""
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if device.type == "cpu":
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return "bfloat16" if fast else "float32"
+    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return "bfloat16"
     return "float32"
 
 
 def hardware(device: torch.device) -> str:
-    """A few words on the machine, for result files: the GPU's name, or the kind of CPU and its cores."""
+    """The hardware, for result files: the GPU's name, or the kind of CPU and the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def micro_rows(batch_size: int) -> int:
-    """Rows of a group (see `batches.groups`): small ones have less padding, but are more calls."""
-    return min(32, max(16, batch_size // 4))
+def suit(config: TrainerConfig, args: argparse.Namespace) -> TrainerConfig:
+    """A config with the precision asked for, or that of the run to resume, and with what is quick on the device.
+
+    A CPU computes a batch in groups of rows (see `batches.groups`): small groups have less padding, but are more
+    calls. A GPU gets two DataLoader workers.
+    """
+    precision = args.precision
+    if precision == "auto":
+        is_begun = args.resume and args.checkpoint_path.exists()
+        precision = resumed_precision(args.checkpoint_path) if is_begun else pick_precision(args.device)
+    config = replace(config, precision=precision)
+    if args.device.type == "cpu":
+        rows = config.batch_size // (dist.get_world_size() if dist.is_initialized() else 1)
+        return replace(config, micro_rows=min(32, max(16, rows // 4)))
+    return replace(config, num_workers=2) if args.device.type == "cuda" else config
 
 
 class QuickDropout(nn.Dropout):
-    """nn.Dropout, with cheaper random numbers on a CPU.
+    """nn.Dropout with cheaper random numbers on a CPU.
 
     There torch draws a number per element, which costs more than the layer around it. Here numpy draws 64 bits for
-    four elements, so the probability is p rounded to 1/65536. Torch's random numbers seed each draw, so that their
-    state decides all.
+    four elements, so p is rounded to a multiple of 1/65536. Torch's generator seeds each draw, so its state still
+    decides everything.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0 or x.device.type != "cpu":
             return super().forward(x)
         dropped = min(round(self.p * 65536), 65535)
-        draws = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw((x.numel() + 3) // 4)
-        draws = torch.from_numpy(draws.view(np.int16))[: x.numel()].view(x.shape)  # -32768 .. 32767
+        bits = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw((x.numel() + 3) // 4)
+        draws = torch.from_numpy(bits.view(np.int16))[: x.numel()].view(x.shape)  # -32768 .. 32767
         kept = torch.ge(draws, dropped - 32768, out=draws).to(x.dtype)
         return x * kept.mul_(65536 / (65536 - dropped))
 
 
 def quicken(model: nn.Module) -> None:
-    """Swap every nn.Dropout in a model for a quick one."""
+    """Replace every nn.Dropout in a model by a QuickDropout."""
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) is nn.Dropout:

@@ -1,20 +1,21 @@
-"""Muon for the matrices inside the blocks: with it, few passes over the documents are enough."""
+"""The Muon optimizer, for the matrices inside the blocks: it needs far fewer epochs than AdamW."""
 
 from collections import defaultdict
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer import TrainerConfig, adamw
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, made orthogonal before it is taken from the weights (Jordan et al. 2024).
+    """SGD with Nesterov momentum whose update is orthogonalized (Jordan et al. 2024).
 
-    What torch.optim.Muon does, but for two things that cost time on a CPU: that one always multiplies in bfloat16,
-    also where the processor must emulate it, and takes the matrices one by one.
+    Computes what torch.optim.Muon computes, without two costs on a CPU: torch's always multiplies in bfloat16, even
+    where the processor must emulate it, and handles the matrices one by one.
 
-    `params` are matrices alone; `dtype` is that of the products: torch.bfloat16 gives torch's results.
+    `params` are matrices only; `dtype` is that of the products: torch.bfloat16 gives torch's results.
     """
 
     def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.1, dtype=torch.bfloat16):
@@ -22,7 +23,7 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             same_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for p in group["params"]:
@@ -32,8 +33,9 @@ class Muon(torch.optim.Optimizer):
                 updates = []
                 for p in params:
                     momentum = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-                    momentum.lerp_(p.grad, 1 - group["momentum"])
-                    updates.append(p.grad.lerp(momentum, group["momentum"]).to(self.dtype))  # Nesterov's look ahead
+                    grad = cast(Tensor, p.grad)
+                    momentum.lerp_(grad, 1 - group["momentum"])
+                    updates.append(grad.lerp(momentum, group["momentum"]).to(self.dtype))  # Nesterov's look ahead
                 scale = max(1.0, params[0].size(0) / params[0].size(1)) ** 0.5
                 for p, update in zip(params, orthogonalize(torch.stack(updates)), strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -41,12 +43,12 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """About U V^T of each matrix U S V^T: all its directions, of about equal length.
+    """Approximately U V^T of each matrix U S V^T: the same directions, with singular values near 1.
 
-    Newton-Schulz iteration x <- a x + b (x x^T) x + c (x x^T)^2 x, whose coefficients bring every singular
-    value between 0 and 1 near 1, and small ones fast (Jordan et al. 2024).
+    Newton-Schulz iteration x <- a x + b (x x^T) x + c (x x^T)^2 x; the coefficients bring every singular value
+    between 0 and 1 near 1, small ones fast (Jordan et al. 2024).
 
-    `matrices` are (N, rows, columns), in the numbers to compute with.
+    `matrices` are (N, rows, columns), in the dtype to compute in.
     """
     a, b, c = 3.4445, -4.775, 2.0315
     is_tall = matrices.size(1) > matrices.size(2)
@@ -59,12 +61,12 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 def muon_and_adamw(muon_lr: float):
-    """For Trainer's make_optimizers: Muon on the matrices inside the blocks, AdamW on the rest.
+    """For Trainer's make_optimizers: Muon for the matrices inside the blocks, AdamW for the rest.
 
     Muon is meant for hidden layers, so embeddings and head stay with AdamW.
     """
 
-    def make(model: nn.Module, config: TrainerConfig) -> list[torch.optim.Optimizer]:
+    def make(model: Any, config: TrainerConfig) -> list[torch.optim.Optimizer]:
         matrices = [p for block in model.blocks for p in block.parameters() if p.ndim == 2]
         hidden = {id(p) for p in matrices}
         (rest,) = adamw(model, config)

@@ -1,24 +1,27 @@
-"""The flags that the handout does not have, defaults that a recipe sets, and what is refused at once."""
+"""The flags that the handout does not have, defaults that a recipe sets, and early refusals."""
 
 import argparse
+import os
 from collections.abc import Callable
+from pathlib import Path
 
-from engine.checkpoints import checkpoint_path, read_stamp
-from engine.files import check_log_folder, check_writable, same_file
-from engine.processes import world_size
+import torch.distributed as dist
+
+from engine.checkpoints import read_file
+from engine.machine import pick_device
 from engine.recipes import DEFAULT_RECIPE, RECIPES
-from utils import UserError
+from utils import UserError, check_writable
 
 TRAINING = ("pretrain", "finetune")
-# Flags that training alone uses; evaluate refuses them by name. The handout's own are accepted everywhere.
+# Flags that only training uses; evaluate refuses them by name. The handout's own are accepted everywhere.
 TRAINING_ONLY = ("max_epochs", "batch_size", "dropout", "checkpoint_minutes", "resume", "recipe")
 NEEDED = {
     "pretrain": ["writing_params_path"],
     "finetune": ["writing_params_path", "finetune_corpus_path"],
     "evaluate": ["reading_params_path", "eval_corpus_path", "outputs_path"],
 }
-# Size of the model: the handout's, where neither a flag nor the parameters to start from say another.
-SIZE = {"n_layer": 4, "n_head": 8, "n_embd": 256, "block_size": 128}
+READ = ("pretrain_corpus_path", "finetune_corpus_path", "eval_corpus_path", "reading_params_path")
+SIZE = {"n_layer": 4, "n_head": 8, "n_embd": 256, "block_size": 128}  # the handout's model
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "pretrain_lr": (lambda v: 0 < v < float("inf"), "a number above 0"),
     "finetune_lr": (lambda v: 0 < v < float("inf"), "a number above 0"),
@@ -36,71 +39,86 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "recipes: " + "; ".join(f"{name}: {recipe.about}" for name, recipe in RECIPES.items())
     training = parser.add_argument_group("training", "(defaults: the recipe's)")
     training.add_argument("--recipe", choices=RECIPES, help=f"named set of hyperparameters (default: {DEFAULT_RECIPE})")
-    training.add_argument("--max_epochs", type=int, help="passes over the training set")
-    training.add_argument("--batch_size", type=int, help="rows a step")
+    training.add_argument("--max_epochs", type=int, help="epochs")
+    training.add_argument("--batch_size", type=int, help="examples per step")
     training.add_argument("--dropout", type=float, help="at embedding, residual branches and attention")
     training.add_argument(
-        "--checkpoint_minutes", type=float, help="minutes between two checkpoints, fractions allowed (default: 5)"
+        "--checkpoint_minutes", type=float, help="minutes between checkpoints, fractions allowed (default: 5)"
     )
     training.add_argument(
         "--resume",
         action="store_true",
         default=None,
-        help="continue an interrupted run; nothing to do if it is complete; start afresh if there is none",
+        help="continue an interrupted run; a complete run is left alone; without a checkpoint, start afresh",
     )
     size = parser.add_argument_group("size", "(defaults: the handout's, or that of the parameters to start from)")
-    for name, text in (("n_layer", "blocks"), ("n_head", "heads a block"), ("n_embd", "width")):
+    for name, text in (("n_layer", "blocks"), ("n_head", "heads per block"), ("n_embd", "width")):
         size.add_argument(f"--{name}", type=int, help=f"{text} (handout: {SIZE[name]})")
     size.add_argument("--block_size", type=int, help=f"longest row (handout: {SIZE['block_size']})")
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+    machine.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
     machine.add_argument(
         "--precision",
         choices=["auto", "float32", "bfloat16"],
         default="auto",
-        help="of the matrix products in training; auto: bfloat16 where the processor has it. "
-        "Evaluation uses float32 unless told otherwise (default: %(default)s)",
+        help="of the matrix products; auto: bfloat16 for training where the hardware has it, float32 for evaluation "
+        "(default: %(default)s)",
     )
     logs = parser.add_argument_group("logs")
     logs.add_argument("--expt_dir", default="expt", help="folder of the TensorBoard logs (default: %(default)s)")
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line, let the recipe set the defaults of the flags, and check everything (see `check`)."""
-    args = parser.parse_args(argv)
+    """Read and check the command line, and fill in what was not given: from the recipe, the machine, the parameters.
+
+    Besides the flags the result has `checkpoint_path`, and what the recipe changes of this training: `phase`, `spans`.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    not_given = argparse.Namespace(pretrain_lr=None, finetune_lr=None)  # or argparse would fill in the handout's
+    args = parser.parse_args(argv, not_given)
+    args.checkpoint_path = Path(f"{args.writing_params_path}.checkpoint")
     check(args)
+    args.device = pick_device(args.device)
     if args.function in TRAINING:
-        recipe = RECIPES[args.recipe or DEFAULT_RECIPE]
-        phase = recipe.phase(args.function, from_scratch=args.reading_params_path is None)
-        changed = {name: getattr(phase, name) for name in ("max_epochs", "batch_size", "dropout")}
-        changed |= {"pretrain_lr": recipe.pretrain.learning_rate}
-        changed |= {"finetune_lr": (phase if args.function == "finetune" else recipe.finetune).learning_rate}
-        parser.set_defaults(**{name: value for name, value in changed.items() if value is not None})
-        args = parser.parse_args(argv)
         args.recipe = args.recipe or DEFAULT_RECIPE
-    choose_size(args)
-    return args
-
-
-def choose_size(args: argparse.Namespace) -> None:
-    """Fill in the size of the model: a flag's (a UserError if the parameters differ), theirs, or the handout's."""
-    known = read_stamp(args.reading_params_path).get("size", {}) if args.reading_params_path else {}
+        recipe = RECIPES[args.recipe]
+        args.spans = recipe.spans
+        is_scratch = args.function == "finetune" and args.reading_params_path is None
+        args.phase = recipe.scratch if is_scratch else getattr(recipe, args.function)
+        rates = {"pretrain_lr": recipe.pretrain, "finetune_lr": recipe.scratch if is_scratch else recipe.finetune}
+        for name, phase in rates.items():
+            if getattr(args, name) is None:
+                setattr(args, name, phase.learning_rate or parser.get_default(name))
+        for name in ("max_epochs", "batch_size", "dropout"):
+            if getattr(args, name) is None:
+                setattr(args, name, getattr(args.phase, name))
+    known = read_file(args.reading_params_path)[1].get("size", {}) if args.reading_params_path else {}
     for name, usual in SIZE.items():
         given = getattr(args, name)
         if given is not None and known.get(name, given) != given:
             raise UserError(f"--{name} {given}: {args.reading_params_path} was made with {known[name]}; leave it out")
         setattr(args, name, given or known.get(name, usual))
-    if args.n_embd % args.n_head or args.n_embd // args.n_head % 2:
-        raise UserError(f"--n_embd {args.n_embd}: an even multiple of --n_head {args.n_head} is expected")
+    if args.n_embd % args.n_head:
+        raise UserError(f"--n_embd {args.n_embd}: a multiple of --n_head {args.n_head} is expected")
+    if args.variant == "rope" and args.n_embd // args.n_head % 2:
+        raise UserError(f"--n_embd {args.n_embd}: an even multiple of --n_head {args.n_head} is expected for rope")
+    return args
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what the function cannot do, before anything is read. UserError: naming the flag."""
-    for flag in TRAINING_ONLY if args.function not in TRAINING else ():
+    """Refuse what the function cannot do, before anything is read.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    is_training = args.function in TRAINING
+    for flag in () if is_training else TRAINING_ONLY:
         if getattr(args, flag) is not None:
             raise UserError(f"--{flag}: {args.function} does not use it, only {' and '.join(TRAINING)}; leave it out")
-    if args.function == "evaluate" and world_size() > 1:
+    if not is_training and dist.is_initialized():
         raise UserError("evaluate works in one process; leave torchrun out")
     for flag in NEEDED[args.function]:
         if getattr(args, flag) is None:
@@ -109,11 +127,10 @@ def check(args: argparse.Namespace) -> None:
         value = getattr(args, flag)
         if value is not None and not fits(value):
             raise UserError(f"--{flag} {value}: {expected} is expected")
-    output = "writing_params_path" if args.function in TRAINING else "outputs_path"
-    path = getattr(args, output)
+    output = "writing_params_path" if is_training else "outputs_path"
+    path = Path(getattr(args, output))
     check_writable(path)
-    written = [path, checkpoint_path(path)] if args.function in TRAINING else [path]
-    for name in ("pretrain_corpus_path", "finetune_corpus_path", "eval_corpus_path", "reading_params_path"):
-        if any(same_file(getattr(args, name), place) for place in written):
-            raise UserError(f"--{output} {path}: is also read, and would be lost; give another name")
-    check_log_folder(args.expt_dir)
+    for written in [path, args.checkpoint_path] if is_training else [path]:
+        for read in (getattr(args, name) for name in READ):
+            if read and written.exists() and os.path.exists(read) and os.path.samefile(read, written):
+                raise UserError(f"--{output} {path}: is also read, and would be lost; give another name")

@@ -4,9 +4,14 @@ A recipe is what it changes of the handout's numbers, which stand in `run.py`. F
 top of it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from engine.targets import Aim, Cut
+from batches import Examples
+from dataset import CharCorruptionDataset
+from engine.muon import muon_and_adamw
+from engine.targets import Aim, Cut, Excerpts, Spans, Together
+from trainer import TrainerConfig, adamw
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,6 @@ class Recipe:
     scratch: Phase = field(default_factory=Phase)  # on the pairs, from random parameters
     spans: Aim | Cut | None = None  # how documents are corrupted; None: everything uniform
     people: int | None = None  # `make run` takes this many people of the data, for a trial; None: all
-
-    def phase(self, function: str, from_scratch: bool) -> Phase:
-        """The phase that a function of run.py is."""
-        if function == "finetune" and from_scratch:
-            return self.scratch
-        return getattr(self, function)
 
 
 # Muon (0.02 for the matrices, the rest 3e-3 by AdamW) learns in few passes what AdamW alone does not begin to.
@@ -89,3 +88,26 @@ RECIPES = {
 DEFAULT_RECIPE = "handout"
 # Of `make run` and of the experiments.
 MAIN_RECIPE = "fast"
+
+
+def apply(
+    phase: Phase, spans: Aim | Cut | None, documents: CharCorruptionDataset, dataset: Examples, config: TrainerConfig
+) -> tuple[Examples, TrainerConfig, Callable]:
+    """What a recipe changes that no flag can say: spans, documents beside the pairs, schedule, optimizers.
+
+    Returns:
+        The dataset to train on, the config, and what Trainer takes as `make_optimizers`.
+    """
+    corrupted = documents
+    if isinstance(spans, Aim):
+        corrupted = Spans(documents, spans)
+    elif isinstance(spans, Cut):
+        corrupted = Excerpts(documents, spans)
+    if dataset is documents:
+        dataset = corrupted
+    elif phase.with_documents:
+        dataset = Together(dataset, corrupted)
+    if phase.decay_shape is not None:
+        positions = len(dataset) * len(dataset[0][0]) * config.max_epochs  # the decay ends with the run
+        config = replace(config, decay_shape=phase.decay_shape, final_tokens=positions)
+    return dataset, config, muon_and_adamw(phase.muon_lr) if phase.muon_lr else adamw

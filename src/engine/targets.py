@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from batches import Examples
 from dataset import CharCorruptionDataset, encode
 from utils import MASK_CHAR, PAD_CHAR
 
@@ -101,17 +102,18 @@ class Spans(CharCorruptionDataset):
         fitting = [(w, weight) for w, weight in zip(words, weights, strict=True) if sum(w) <= longest]
         return [w for w, _ in fitting], [weight for _, weight in fitting]
 
-    def choose_length(self, document: str) -> int:
-        """Each of 4 .. block_size * 7/8 has a chance; the likeliest are behind the place, and the last."""
+    def truncate(self, document: str) -> str:
+        """Each length of 4 .. block_size * 7/8 has a chance; the likeliest are behind the place, and the last."""
         u = random.random()
         if u < self.aim.cut_late:
-            return self.longest
+            return document[: self.longest]
         words, weights = self.targets(document, self.longest)
         if u < self.aim.cut_late + self.aim.cut_behind and words:
             end = sum(random.choices(words, weights)[0])
             rest = min(len(document), self.longest) - end
-            return max(4, end + int((rest + 1) * random.random() ** self.aim.nearness))
-        return super().choose_length(document)
+            length = max(4, end + int((rest + 1) * random.random() ** self.aim.nearness))
+            return document[:length]
+        return super().truncate(document)
 
     def choose_span(self, document: str) -> tuple[int, int]:
         """A new word, or a span of such a length that a quarter of the n characters is cut out on average.
@@ -193,7 +195,7 @@ class Excerpts(CharCorruptionDataset):
 class Together(Dataset):
     """Several datasets as one: the examples of the first, then of the next, filled up to one length with PAD (0)."""
 
-    def __init__(self, *parts: Dataset):
+    def __init__(self, *parts: Examples):
         self.parts = parts
         self.width = max(len(part[0][0]) for part in parts)
 
