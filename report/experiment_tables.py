@@ -157,11 +157,14 @@ def confidence(folder: Path) -> pd.DataFrame:
     if found.empty:
         return found
     found["dev"] = [percent(row.right / row.n, row.n) for row in found.itertuples()]
+    found["auroc_text"] = [
+        "-" if math.isnan(value) else f"{value:.2f} ({low:.2f} to {high:.2f})"
+        for value, low, high in found.reindex(columns=["auroc", "auroc_low", "auroc_high"]).to_numpy(float)
+    ]
     for share in (25, 50, 75):
         at = surest[surest["percent"] == share].set_index("told").loc[found["told"]]
         found[f"surest_{share}"] = [percent(row.share, row.n) for row in at.itertuples()]
-    cells = {"model": "{told}", "right, dev (95 %)": "{dev}", "ECE": "{ece:.3f}", "Brier score": "{brier:.3f}"}
-    cells["AUROC (95 %)"] = "{auroc:.2f} ({auroc_low:.2f} to {auroc_high:.2f})"
+    cells = {"model": "{told}", "right, dev (95 %)": "{dev}", "ECE": "{ece:.3f}", "AUROC (95 %)": "{auroc_text}"}
     cells |= {f"right of the surest {share} %": f"{{surest_{share}}}" for share in (25, 50, 75)}
     return lines(found, cells | {"answered at 90 % right": "{coverage_at_90:.0%}"})
 
@@ -234,13 +237,10 @@ def tricks(folder: Path) -> pd.DataFrame:
 
 
 def start_up(folder: Path) -> pd.DataFrame:
-    """Seconds and memory of the command line."""
+    """How long the command line takes to start."""
     found = rows.read("speed", folder)
-    found = found[found["what"].str.startswith("run.py")]
-    seconds = lines(found[found["seconds"].notna()], {"command": "`{what}`", "takes": "{seconds:g} s"})
-    return pd.concat(
-        [seconds, lines(found[found["memory_mb"].notna()], {"command": "`{what}`", "takes": "{memory_mb:.0f} MB"})]
-    )
+    found = found[found["what"].str.startswith("run.py")].reindex(columns=["what", "seconds"]).dropna()
+    return lines(found, {"command": "`{what}`", "takes": "{seconds:g} s"})
 
 
 def processes(folder: Path) -> pd.DataFrame:

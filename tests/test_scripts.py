@@ -5,11 +5,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
-import report
-import reproduce
 import submission
-from engine.files import read_rows
+
 from helpers import SRC, Program, invent_people
 from utils import UserError
 
@@ -147,26 +144,3 @@ def test_predictions_of_other_parameters_are_refused(delivered, tmp_path):
     path.write_text("\n".join([*lines[:2], "Nowhere", *lines[3:]]) + "\n")
     with pytest.raises(UserError, match=r"rope\.pretrain\.dev\.predictions, line 3: rope\.finetune\.params answers"):
         collect(folder)
-
-
-# ---------------------------------------------------------------- make run
-
-
-def test_make_run_keeps_both_accuracies_of_part_4a(delivered, monkeypatch, tmp_path):
-    """The rows of reproduce.py with the trainings left out: the original wording has evaluate's accuracy."""
-    monkeypatch.setattr(reproduce, "ROOT", delivered.folder)
-    monkeypatch.setattr(reproduce.speed, "plain_step_seconds", lambda *arguments: 1.0)
-    monkeypatch.chdir(delivered.folder)
-    for step in ("train", "test_answers"):
-        monkeypatch.setattr(reproduce.Reproduction, step, lambda *arguments: None)
-    steps = reproduce.Reproduction("fast", 3, delivered.folder, "own", "cpu")
-    steps.all(tmp_path)
-    (found,), trained, controls = (read_rows(tmp_path / name) for name in ("sensitivity", "accuracy", "controls"))
-    rope = next(row for row in trained if row["variant"] == "rope")
-    assert {row["variant"] for row in trained} == {"rope", "vanilla"} and len(controls) == 3
-    assert found["original"] == rope["dev"] and found["n"] == rope["n"] == 6
-    assert found["reworded"] == next(row["dev"] for row in controls if "reworded" in row["what"])
-    assert found["only_original"] - found["only_reworded"] == round(6 * (found["original"] - found["reworded"]))
-    assert 0 <= found["p_mcnemar"] <= 1 and found["parameters"] > 3_000_000
-    same = ("data", "recipe", "seed", "hardware", "corpus", "commit", "command", "date")
-    assert all(found[name] == rope[name] for name in same) and set(report.TRAINED) <= set(found)
