@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from engine.recipes import RECIPES
+from experiments import speed
 from helpers import invent_people
 from report import rows
 from scripts.reproduce import Reproduction
@@ -25,13 +26,14 @@ def data(tmp_path):
 def test_the_rows_of_a_run(data, tmp_path, monkeypatch):
     """A row a model, with where it comes from; the original wording of part 4(a) has evaluate's accuracy."""
     short = {
-        phase: replace(getattr(RECIPES["smoke"], phase), max_epochs=1) for phase in ("pretrain", "finetune", "scratch")
+        phase: replace(getattr(RECIPES["fast"], phase), max_epochs=1) for phase in ("pretrain", "finetune", "scratch")
     }
-    monkeypatch.setitem(RECIPES, "smoke", recipe := replace(RECIPES["smoke"], **short))
+    monkeypatch.setitem(RECIPES, "fast", recipe := replace(RECIPES["fast"], **short))
+    monkeypatch.setattr(speed, "plain_step_seconds", lambda *arguments: 1.5)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    Reproduction("smoke", 3, data, "my class", "cpu", tmp_path / "out").all(tmp_path / "results")
+    Reproduction("fast", 3, data, "my class", "cpu", tmp_path / "out").all(tmp_path / "results")
     trained, controls, wordings = (
         rows.read(table, tmp_path / "results") for table in ("accuracy", "controls", "sensitivity")
     )
@@ -41,8 +43,12 @@ def test_the_rows_of_a_run(data, tmp_path, monkeypatch):
     (reworded,) = controls[controls["what"].str.contains("reworded")]["dev"]
     assert found["reworded"] == reworded and found["parameters"] > 3_000_000 and 0 <= found["p_mcnemar"] <= 1
     same = ["data", "recipe", "seed", "hardware", "precision", "settings", "corpus", "commit", "command", "date"]
-    assert found[same].equals(rope[same]) and rope["settings"] == rows.settings_of(recipe) and rope["seconds"] > 0
-    assert rope["command"].endswith("--recipe smoke --seed 3 --data FOLDER --data_name 'my class'")
+    assert (
+        found[same].equals(rope[same])
+        and rope["settings"] == rows.settings_of(recipe)
+        and rope["plain_step_seconds"] == 1.5
+    )
+    assert rope["command"].endswith("--recipe fast --seed 3 --data FOLDER --data_name 'my class'")
     assert rows.is_current(trained).all()
     assert {path.name for path in (tmp_path / "out").glob("*.params")} == {
         "vanilla.model.params",
