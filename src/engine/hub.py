@@ -156,7 +156,8 @@ class Record:
     """
 
     def __init__(self, stem: Path, settings: dict[str, Any], restart: bool):
-        self.path, self.settings, self.known = Path(f"{stem}.jsonl"), settings, {}
+        self.path, self.settings = Path(f"{stem}.jsonl"), settings
+        self.known: dict[int, dict[str, Any]] = {}
         check_writable(self.path)
         if restart or not self.path.exists():
             return
