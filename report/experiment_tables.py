@@ -20,6 +20,12 @@ TIMES_ASKED = (0, 1, 4, 8, 12, 16, 20, 25, 30, 40, 60, 100, 200, math.inf)  # li
 POSITIONS = ((33, 64), (65, 128), (129, 192), (193, 256))  # ranges, counted from 1
 
 
+def lines(found: pd.DataFrame, cells: dict[str, str]) -> pd.DataFrame:
+    """A line for each row; `cells` are the heads and the formats of their columns, such as "{seconds:.2f} s"."""
+    made = [[form.format(**row) for form in cells.values()] for row in found.to_dict("records")]
+    return pd.DataFrame(made, columns=list(cells))
+
+
 # ---------------------------------------------------------------- the recipes
 
 
@@ -69,13 +75,14 @@ def exposure_bins(folder: Path) -> pd.DataFrame:
 
 def exposures(folder: Path) -> pd.DataFrame:
     """Right answers by how often the pretraining asked for the place."""
-    lines = []
-    for part in exposure_bins(folder).itertuples():
-        times = f"{part.first}" if part.first == part.last else f"{part.first} to {part.last}"
-        run = [part.data, part.variant, part.recipe, part.epochs]
-        lines.append([*run, times, part.n, percent(part.share, part.n)])
-    heads = ["data", "variant", "recipe", "epochs", "times asked", "questions", "right (95 %)"]
-    return pd.DataFrame(lines, columns=heads)
+    found = exposure_bins(folder)
+    if len(found):
+        found["times"] = [
+            f"{a}" if a == b else f"{a} to {b}" for a, b in zip(found["first"], found["last"], strict=True)
+        ]
+        found["percent"] = found.apply(lambda part: percent(part["share"], part["n"]), axis=1)
+    cells = {name: f"{{{name}}}" for name in ("data", "variant", "recipe", "epochs")}
+    return lines(found, cells | {"times asked": "{times}", "questions": "{n}", "right (95 %)": "{percent}"})
 
 
 def losses(folder: Path) -> pd.DataFrame:
@@ -127,22 +134,11 @@ def _over_models(values: list[float]) -> str:
     return f"{np.mean(values):.2f}" + ("" if math.isnan(low) else f" ({low:.2f} to {high:.2f})")
 
 
-# ---------------------------------------------------------------- the experiments on answers and on the machine
-
-
-def _between(row: pd.Series, name: str, form: str = "{:.2f}", scale: float = 1.0) -> str:
-    """A value with the interval that stands beside it (NAME, NAME_low, NAME_high); - for NaN."""
-    values = [form.format(scale * row[column]) for column in (name, f"{name}_low", f"{name}_high")]
-    return "-" if pd.isna(row[name]) else "{} ({} to {})".format(*values)
-
-
-def by_chance(row: pd.Series, name: str) -> str:
-    """The share expected by chance, with its 95 % range."""
-    return f"{row[name]:.1%} ({100 * row[f'{name}_low']:.1f} to {100 * row[f'{name}_high']:.1f})"
+# ---------------------------------------------------------------- answers
 
 
 def read_analysis(folder: Path, table: str = "analysis") -> pd.DataFrame:
-    """A table of experiments/analysis.py, pretrained models alone, own data and the main recipe first."""
+    """A table about the answers of pretrained models, own data and the main recipe first; `told` says which model."""
     found = rows.read(table, folder)
     found = found[~found["model"].str.contains("without")]
     order = {"own": found["data"] != "own", "main": found["recipe"] != MAIN_RECIPE}
@@ -150,79 +146,67 @@ def read_analysis(folder: Path, table: str = "analysis") -> pd.DataFrame:
     return found.assign(told=[f"{r.model}; {r.data}, {r.recipe}, seed {r.seed}" for r in found.itertuples()])
 
 
+def by_chance(row: pd.Series, name: str) -> str:
+    """The share expected by chance, with its 95 % range: the columns NAME, NAME_low, NAME_high."""
+    return f"{row[name]:.1%} ({100 * row[f'{name}_low']:.1f} to {100 * row[f'{name}_high']:.1f})"
+
+
 def confidence(folder: Path) -> pd.DataFrame:
     """How far a model's confidence can be relied on."""
-    surest, lines = read_analysis(folder, "analysis_coverage"), []
-    for _, row in read_analysis(folder).iterrows():
-        at = surest[surest["told"] == row["told"]].set_index("percent")
-        line = {"model": row["told"], "right, dev (95 %)": percent(row["right"] / row["n"], row["n"])}
-        line |= {
-            "ECE": f"{row['ece']:.3f}",
-            "Brier score": f"{row['brier']:.3f}",
-            "AUROC (95 %)": _between(row, "auroc"),
-        }
-        for share in (25, 50, 75):
-            line[f"right of the surest {share} %"] = percent(at["share"][share], at["n"][share])
-        lines.append(line | {"answered at 90 % right": f"{row['coverage_at_90']:.0%}"})
-    return pd.DataFrame(lines)
+    found, surest = read_analysis(folder), read_analysis(folder, "analysis_coverage")
+    if found.empty:
+        return found
+    found["dev"] = [percent(row.right / row.n, row.n) for row in found.itertuples()]
+    found["auroc_text"] = [
+        "-" if math.isnan(value) else f"{value:.2f} ({low:.2f} to {high:.2f})"
+        for value, low, high in found.reindex(columns=["auroc", "auroc_low", "auroc_high"]).to_numpy(float)
+    ]
+    for share in (25, 50, 75):
+        at = surest[surest["percent"] == share].set_index("told").loc[found["told"]]
+        found[f"surest_{share}"] = [percent(row.share, row.n) for row in at.itertuples()]
+    cells = {"model": "{told}", "right, dev (95 %)": "{dev}", "ECE": "{ece:.3f}", "AUROC (95 %)": "{auroc_text}"}
+    cells |= {f"right of the surest {share} %": f"{{surest_{share}}}" for share in (25, 50, 75)}
+    return lines(found, cells | {"answered at 90 % right": "{coverage_at_90:.0%}"})
 
 
 def kinds(folder: Path) -> pd.DataFrame:
     """Where right and wrong answers stand: in the person's own document, among the places of the training pairs."""
-    lines = []
-    for group in grouped(read_analysis(folder, "analysis_questions"), "told"):
-        for right in (True, False):
-            asked = group[group["right"] == right]
-            line = {"model": group["told"].iloc[0], "dev answers": "right" if right else "wrong", "number": len(asked)}
-            for where, in_document in (("in own line", True), ("not in it", False)):
-                for place, in_train in (("train place", True), ("not one", False)):
-                    fits = (asked["in_document"] == in_document) & (asked["in_train"] == in_train)
-                    line[f"{where}, {place}"] = fits.sum()
-            lines.append(line)
-    return pd.DataFrame(lines)
+    found = read_analysis(folder, "analysis_questions")
+    if found.empty:
+        return found
+    found["dev answers"] = np.where(found["right"], "right", "wrong")
+    where = np.where(found["in_document"], "in own line", "not in it")
+    place = np.where(found["in_train"], "train place", "not one")
+    counts = pd.crosstab([found["told"], found["dev answers"]], [where, place]).sort_index(
+        axis=1, ascending=[True, False]
+    )
+    counts.columns = [", ".join(names) for names in counts.columns]
+    counts.insert(0, "number", counts.sum(axis=1))
+    return counts.reset_index(names=["model", "dev answers"])
 
 
 def guesses(folder: Path) -> pd.DataFrame:
-    """What is answered where nothing is known; a column a model."""
-    made_up, invented = (read_analysis(folder, f"analysis_{name}") for name in ("made_up", "invented"))
-    columns = {}
+    """What is answered for people who do not exist; a column a model."""
+    invented, columns = read_analysis(folder, "analysis_invented"), {}
     for _, row in read_analysis(folder).iterrows():
-        wrong = made_up[made_up["told"] == row["told"]]
         given = invented[invented["told"] == row["told"]]["answer"].value_counts(sort=False)
         given = given.sort_values(ascending=False, kind="stable").head(10)
-        line = {
-            "wrong dev answers given most (% of train)": ", ".join(
-                f"{one.place} {one.n} ({100 * one.in_train:.1f})" for one in wrong.itertuples()
-            ),
-            "wrong dev answers that begin like the right one": _beside_chance(row, "first_letter"),
-            "answers for invented names given most": ", ".join(f"{place} {n}" for place, n in given.items()),
-            "answers for invented names that are train places": "{invented_in_train:.0f} of {invented_n:.0f}".format(
-                **row
-            ),
-            "pairs of invented names of one language with the same answer": _beside_chance(row, "alike"),
+        columns[row["told"]] = {
+            "answers given most": ", ".join(f"{place} {n}" for place, n in given.items()),
+            "answers that are train places": "{invented_in_train:.0f} of {invented_n:.0f}".format(**row),
+            "pairs of names of one language with the same answer": f"{row['alike_hits'] / row['alike_n']:.1%}",
+            "such pairs by chance (95 %)": by_chance(row, "alike_chance"),
         }
-        for who in ("right", "wrong", "invented"):
-            name = "invented names" if who == "invented" else who
-            line[f"mean confidence (95 %), {name}"] = _between(row, f"confidence_{who}")
-        line["AUROC (95 %) of the confidence, dev or invented name"] = _between(row, "known_or_invented")
-        columns[row["told"]] = line
-    return pd.DataFrame(columns).rename_axis("model").reset_index()
-
-
-def _beside_chance(row: pd.Series, name: str) -> str:
-    """A share, and the share expected by chance; - where there is none."""
-    share = row[f"{name}_hits"] / row[f"{name}_n"]
-    return "-" if pd.isna(share) else f"{share:.1%}, by chance {by_chance(row, f'{name}_chance')}"
+    return pd.DataFrame(columns).rename_axis("invented names").reset_index()
 
 
 def namesakes(folder: Path) -> pd.DataFrame:
     """Answers that are the birthplace of a train person of the same name."""
-    heads = ["model", "people", "name shared", "number", "namesake's place (95 %)", "by chance (95 %)"]
-    lines = [
-        [*row[["told", "people", "same", "n"]], percent(row["hits"] / row["n"], row["n"]), by_chance(row, "chance")]
-        for _, row in read_analysis(folder, "analysis_namesakes").iterrows()
-    ]
-    return pd.DataFrame(lines, columns=heads)
+    found = read_analysis(folder, "analysis_namesakes")
+    found["percent"] = [percent(row.hits / row.n, row.n) for row in found.itertuples()]
+    found["by_chance"] = [by_chance(row, "chance") for _, row in found.iterrows()]
+    cells = {"model": "{told}", "people": "{people}", "name shared": "{same}", "number": "{n}"}
+    return lines(found, cells | {"namesake's place (95 %)": "{percent}", "by chance (95 %)": "{by_chance}"})
 
 
 # ---------------------------------------------------------------- the machine
@@ -230,51 +214,40 @@ def namesakes(folder: Path) -> pd.DataFrame:
 
 def robustness(folder: Path) -> pd.DataFrame:
     """What the programs survived."""
-    found = rows.read("robustness", folder)
-    told = [[f"`{row.command}`", f"{row.found} ({row.hardware})"] for row in found.itertuples()]
-    return pd.DataFrame(told, columns=["command", "found"])
+    return lines(rows.read("robustness", folder), {"command": "`{command}`", "found": "{found} ({hardware})"})
 
 
 def speed(folder: Path) -> pd.DataFrame:
     """The plain computation against the quick one."""
-    lines = []
-    for row in rows.read("speed", folder).itertuples():
-        where = f"{row.hardware}, torch {row.torch}"
-        if row.what == "a step":
-            times = [f"{row.plain_seconds:.3f} s", f"{row.quick_seconds:.3f} s"]
-            lines.append([f"a step of {row.variant}, quick in {row.precision}", *times, row.ratio, where])
-        if row.what == "a question":
-            times = [f"{row.plain_seconds:.4f} s", f"{row.quick_seconds:.5f} s"]
-            same = f"{row.characters:g} characters to answer ({row.identical:.0f} of {row.compared:.0f} the same)"
-            lines.append([f"a question of {row.n:.0f}, {same}", *times, row.ratio, where])
-    return pd.DataFrame(lines, columns=["what", "plain", "quick", "ratio", "hardware"])
+    found = rows.read("speed", folder)
+    about = {"ratio": "{ratio:g}", "hardware": "{hardware}, torch {torch}"}
+    cells = {"what": "a step of {variant}, quick in {precision}"}
+    cells |= {"plain": "{plain_seconds:.3f} s", "quick": "{quick_seconds:.3f} s"} | about
+    steps = lines(found[found["what"] == "a step"], cells)
+    told = "a question of {n:.0f}, {characters:g} characters to answer ({identical:.0f} of {compared:.0f} the same)"
+    cells = {"what": told, "plain": "{plain_seconds:.4f} s", "quick": "{quick_seconds:.5f} s"} | about
+    return pd.concat([steps, lines(found[found["what"] == "a question"], cells)])
 
 
 def tricks(folder: Path) -> pd.DataFrame:
     """How much longer a step takes with one trick left out."""
     found = rows.read("speed", folder)
-    found = found[found["what"] == "a step, one trick left out"].reindex(columns=["change", "ratio"])
-    return found.set_axis(["a step of rope", "takes, of the quick one"], axis=1)
+    cells = {"a step of rope": "{change}", "takes, of the quick one": "{ratio:g}"}
+    return lines(found[found["what"] == "a step, one trick left out"], cells)
 
 
 def start_up(folder: Path) -> pd.DataFrame:
-    """Seconds and memory of the command line."""
-    lines = []
-    for row in rows.read("speed", folder).itertuples():
-        if row.what.startswith("run.py"):
-            measured = f"{row.seconds:g} s" if pd.isna(row.memory_mb) else f"{row.memory_mb:.0f} MB"
-            lines.append([row.what, measured])
-    return pd.DataFrame(lines, columns=["command", "takes at most"])
+    """How long the command line takes to start."""
+    found = rows.read("speed", folder)
+    found = found[found["what"].str.startswith("run.py")].reindex(columns=["what", "seconds"]).dropna()
+    return lines(found, {"command": "`{what}`", "takes": "{seconds:g} s"})
 
 
 def processes(folder: Path) -> pd.DataFrame:
     """What several processes cost and bring."""
-    lines = []
-    for row in rows.read("processes", folder).itertuples():
-        times = [f"{row.seconds:.2f} s", f"{row.tokens:,}", f"{row.memory_mb:,} MB", row.hardware]
-        lines.append([row.size, f"{row.parameters:,}", row.processes, *times])
-    heads = ["model", "parameters", "processes", "a step", "tokens/s", "memory in all", "hardware"]
-    return pd.DataFrame(lines, columns=heads)
+    cells = {"model": "{size}", "parameters": "{parameters:,}", "processes": "{processes}", "a step": "{seconds:.2f} s"}
+    cells |= {"tokens/s": "{tokens:,}", "memory in all": "{memory_mb:,} MB", "hardware": "{hardware}"}
+    return lines(rows.read("processes", folder), cells)
 
 
 def beside(folder: Path) -> pd.DataFrame:

@@ -6,6 +6,7 @@ draws beside the rows every figure that they suffice for. Data and recipe are th
 """
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from engine.recipes import MAIN_RECIPE
 from report import experiment_tables, rows, tables
 from utils import atomic_write, cli
 
-BLUE, RED, GREEN, GREY = "#2a6f97", "#c1121f", "#2b9348", "#8a9199"
+BLUE, RED, GREEN, GREY, LIGHT = "#2a6f97", "#c1121f", "#2b9348", "#8a9199", "#b0b7bf"
 mpl.rcParams.update(
     {
         "font.size": 9,
@@ -43,7 +44,7 @@ mpl.rcParams.update(
         "pdf.fonttype": 42,  # whole fonts, so that the text of a PDF can be searched
     }
 )
-RIGHT = "correct dev answers, %"
+RIGHT = "correct dev answers, % (95 % interval)"
 
 
 def save(figure: Figure | None, path: Path) -> None:
@@ -65,42 +66,53 @@ def reach(share: float, n: int) -> tuple[float, float, float]:
 # ---------------------------------------------------------------- bars
 
 
-def bars(groups: dict[str, pd.DataFrame], title: str, main: Sequence[str]) -> Figure:
-    """A bar for each name: the mean of its rows, one a seed, with interval, seeds, and the handout's bar.
+class Bar(NamedTuple):
+    """A bar of a figure: label, a share of n questions, colour, the handout's bar, the shares of single seeds."""
 
-    Args:
-        main: the names whose bars are coloured.
-    """
-    figure = Figure(figsize=(7, 1.2 + 0.4 * len(groups)), layout="constrained")
+    label: str
+    share: float
+    n: int
+    colour: str
+    goal: float = math.nan
+    seeds: Sequence[float] = ()
+
+
+def bars(bars: list[Bar], title: str) -> Figure | None:
+    """Bars with 95 % intervals, one below the other."""
+    if not bars:
+        return None
+    figure = Figure(figsize=(7, 1.2 + 0.4 * len(bars)), layout="constrained")
     axes = figure.subplots()
-    for y, (name, group) in enumerate(groups.items()):
-        n, goal = group["n"].iloc[0], group["bar"].iloc[0]
-        share, down, up = reach(group["dev"].mean(), n)
-        axes.barh(y, share, xerr=[[down], [up]], height=0.6, color=BLUE if name in main else "#b0b7bf")
+    for y, bar in enumerate(bars):
+        share, down, up = reach(bar.share, bar.n)
+        axes.barh(y, share, xerr=[[down], [up]], height=0.6, color=bar.colour)
         axes.annotate(f"{share:.1f}%", (share + up, y), (5, 0), textcoords="offset points", va="center")
-        if len(group) > 1:
-            axes.scatter(100 * group["dev"], [y] * len(group), s=14, color="white", edgecolors="black", zorder=3)
-        if not np.isnan(goal):
-            axes.plot([100 * goal] * 2, [y - 0.38, y + 0.38], color=RED, linewidth=2)
-    seeds = sorted({int(seed) for group in groups.values() for seed in group["seed"]})
-    told = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))} (circles) and their mean"
-    axes.set_title(f"{title}, {told}")
-    axes.set_xlabel(f"{RIGHT} ({n:.0f} questions; 95 % interval)")
-    axes.set_yticks(range(len(groups)), groups)
+        axes.plot([100 * bar.goal] * 2, [y - 0.38, y + 0.38], color=RED, linewidth=2)
+        if len(bar.seeds) > 1:
+            circles = [100 * seed for seed in bar.seeds]
+            axes.scatter(circles, [y] * len(circles), s=14, color="white", edgecolors="black", zorder=3)
+    axes.set_title(title)
+    axes.set_xlabel(RIGHT)
+    axes.set_yticks(range(len(bars)), [bar.label for bar in bars])
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.grid(axis="y", visible=False)
-    if any(group["bar"].notna().any() for group in groups.values()):
+    if any(bar.goal > 0 for bar in bars):
         axes.legend(handles=[Line2D([], [], color=RED, linewidth=2, label="the handout's bar")], loc="upper right")
     return figure
+
+
+def bar_of(group: pd.DataFrame, label: str, colour: str) -> Bar:
+    """The bar of a model: its rows, one a seed."""
+    first, seeds = group.iloc[0], group["dev"].tolist()
+    return Bar(group[label].iloc[0], group["dev"].mean(), first["n"], colour, first["bar"], seeds)
 
 
 def accuracy(folder: Path, data: str, recipe: str) -> Figure | None:
     """The handout's models."""
     groups = tables.chosen(tables.read_models(folder), data=data, recipe=recipe)
-    named = {group["model"].iloc[0]: group for group in groups}
-    main = [name for name, group in named.items() if group["bar"].notna().any()]
-    return bars(named, f"{data} data, recipe {recipe}", main) if named else None
+    found = [bar_of(group, "model", LIGHT if group["bar"].isna().all() else BLUE) for group in groups]
+    return bars(found, f"{data} data, recipe {recipe}")
 
 
 def ablation(folder: Path) -> Figure | None:
@@ -110,9 +122,22 @@ def ablation(folder: Path) -> Figure | None:
     if not runs:
         return None
     run = max(runs, key=len)
-    changes = sorted(tables.grouped(run, "change"), key=lambda group: -group["dev"].mean())
+    changes = [bar_of(group, "change", BLUE if name == "as it is" else LIGHT) for name, group in run.groupby("change")]
     title = "{data} data, {variant}, {recipe}, {epochs} epochs".format(**run.iloc[0])
-    return bars({group["change"].iloc[0]: group for group in changes}, title, ["as it is"])
+    return bars(sorted(changes, key=lambda bar: -bar.share), title)
+
+
+def sensitivity(folder: Path) -> Figure | None:
+    """Part 4: both wordings, our models and the LLMs; of a reply the place that is read from it."""
+    found = []
+    for pair in tables.compared(folder).to_dict("records"):
+        for wording, colour in zip(tables.WORDINGS, (BLUE, RED), strict=True):
+            read = pair[f"read_{wording}"]
+            share = pair[f"exact_{wording}"] if pd.isna(read) else read
+            name = f"{pair['model'].rpartition('/')[2]}, {pair['data']} data\n{tables.ASKED[pair['prompt']]}, {wording}"
+            if not pd.isna(share):
+                found.append(Bar(name, share, pair["n"], colour))
+    return bars(found, " or ".join(tables.WORDINGS.values()))
 
 
 # ---------------------------------------------------------------- lines
@@ -162,7 +187,7 @@ def curve(folder: Path) -> Figure | None:
         parts = tables.grouped(run, "epochs")
         points = [(part["seconds"].mean() / 60, *reach(part["dev"].mean(), part["n"].iloc[0])) for part in parts]
         lines.append(Line("{variant}, {data} data".format(**run.iloc[0]), f"{run['recipe'].iloc[0]} ({where})", points))
-    return panels(lines, "minutes of training", f"{RIGHT} (95 % interval)", log="x")
+    return panels(lines, "minutes of training", RIGHT, log="x")
 
 
 def exposures(folder: Path) -> Figure | None:
@@ -172,7 +197,7 @@ def exposures(folder: Path) -> Figure | None:
         told = run.iloc[0]
         if points := [(part.mean, *reach(part.share, part.n)) for part in run.itertuples() if part.n >= 20]:
             lines.append(Line(f"{told.variant}, {told.data} data", f"{told.recipe}, {told.epochs} epochs", points))
-    return panels(lines, "times that the pretraining asked for the place", f"{RIGHT} (95 % interval)")
+    return panels(lines, "times that the pretraining asked for the place", RIGHT)
 
 
 def losses(folder: Path) -> Figure | None:
@@ -238,46 +263,6 @@ def analysis(folder: Path) -> Figure | None:
     return figure
 
 
-# ---------------------------------------------------------------- part 4
-
-
-def sensitivity(folder: Path) -> Figure | None:
-    """Accuracy for both wordings, our models and the LLMs, a panel for each data set."""
-    pairs = tables.compared(folder)
-    if pairs.empty:
-        return None
-    short = [pair.model.rpartition("/")[2] + f"\n{tables.ASKED[pair.prompt]}" for pair in pairs.itertuples()]
-    pairs["label"], panels_of = short, pairs["data"].unique()
-    labels = list(dict.fromkeys(short))
-    size = (3.4 + 3.2 * len(panels_of), 1.5 + 0.62 * len(labels))
-    figure = Figure(figsize=size, layout="constrained")
-    for axes, data in zip(figure.subplots(1, len(panels_of), sharey=True, squeeze=False)[0], panels_of, strict=True):
-        mine = pairs[pairs["data"] == data]
-        for pair in mine.to_dict("records"):
-            for wording, offset, colour, marker in (("original", -0.15, BLUE, "o"), ("reworded", 0.15, RED, "s")):
-                read = pair[f"read_{wording}"]
-                share = pair[f"exact_{wording}"] if pd.isna(read) else read
-                if pd.isna(share):
-                    continue
-                x, down, up = reach(share, pair["n"])
-                y = labels.index(pair["label"]) + offset
-                axes.errorbar(x, y, xerr=[[down], [up]], fmt=marker, color=colour, clip_on=False)
-                axes.annotate(f"{share:.1%}", (x + up, y), (5, 0), textcoords="offset points", va="center")
-        counts = " or ".join(str(n) for n in sorted(mine["n"].unique()))
-        axes.set_title(f"{data} data, {counts} questions")
-        axes.set_xlabel("correct, % (95 % interval)")
-        axes.set_xlim(left=0)
-        axes.margins(x=0.2)
-        axes.set_yticks(range(len(labels)), labels)
-        axes.set_ylim(len(labels) - 0.5, -0.5)
-    keys = [
-        Line2D([], [], color=colour, marker=marker, label=wording)
-        for wording, colour, marker in zip(tables.WORDINGS.values(), (BLUE, RED), "os", strict=True)
-    ]
-    figure.legend(handles=keys, loc="outside upper center", ncols=2)
-    return figure
-
-
 # ---------------------------------------------------------------- of the report alone
 
 COLUMNS = 92  # of the console
@@ -296,17 +281,19 @@ def console(text: str) -> Figure:
     return figure
 
 
-def sinusoids(angles: np.ndarray, distances: np.ndarray) -> Figure:
-    """The embedding of part 1(b) as a map, and how far positions lie apart; both (positions, pairs)."""
+def sinusoids(length: int = 128, width: int = 256) -> Figure:
+    """The embedding of part 1(b) as a map, and how far positions lie from the first one."""
+    angles = np.arange(1001)[:, None] * 10000.0 ** (-np.arange(0, width, 2) / width)  # (positions, pairs)
+    pairs = np.stack((np.sin(angles), np.cos(angles)), axis=-1)  # (positions, pairs, 2)
     figure = Figure(figsize=(6.46, 2.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    values = np.stack((np.sin(angles), np.cos(angles)), axis=-1).reshape(len(angles), -1)  # (positions, features)
-    shown = left.imshow(values, aspect="auto", cmap="RdBu", vmin=-1, vmax=1, rasterized=True)
-    figure.colorbar(shown, ax=left)
+    values = pairs[:length].reshape(length, width)
+    figure.colorbar(left.imshow(values, aspect="auto", cmap="RdBu", vmin=-1, vmax=1, rasterized=True), ax=left)
     left.grid(visible=False)
     left.set(xlabel="feature", ylabel="position t")
-    for pairs, colour, name in ((0, RED, "first pair"), (-1, BLUE, "all pairs")):
-        right.semilogy(distances[1:, pairs], ".", color=colour, markersize=2, label=name)
+    for count, colour, name in ((1, RED, "first pair"), (width // 2, BLUE, "all pairs")):
+        apart = np.linalg.norm((pairs[1:] - pairs[0])[:, :count], axis=(1, 2))
+        right.semilogy(range(1, 1001), apart, ".", color=colour, markersize=2, label=name)
     right.set(xlabel="position t", ylabel=r"distance of $\Phi_t$ to $\Phi_0$")
     right.legend(loc="lower left", markerscale=4)
     return figure

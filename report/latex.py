@@ -8,15 +8,14 @@ figures. A result that is missing is an error that names the command which makes
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from engine.options import SIZE
 from engine.recipes import MAIN_RECIPE, RECIPES
 from engine.wordings import ORIGINAL, REWORDED
 from modern_llm import LISTED, PROMPTS
@@ -26,8 +25,6 @@ from utils import UserError, cli, fingerprint, read_text, write_text
 
 # The macros' names of MODELS.
 SHORT = dict(zip(MODELS, ("scratch", "london", "vanilla", "rope", "reworded"), strict=True))
-BLOCK, WIDTH = SIZE["block_size"], SIZE["n_embd"]  # of the homework's model
-SEARCHED = 100_000  # differences of positions
 PHRASES = {"bornLines": "born", "birthplaceLines": "birthplace of"}  # counted in the documents
 EXAMPLES = 3  # wrong answers that are shown
 
@@ -37,49 +34,50 @@ EXAMPLES = 3  # wrong answers that are shown
 
 @dataclass
 class Run:
-    """One run: data set, recipe and seed. The methods give its rows, or a UserError that says what makes them."""
+    """One run: data set, recipe and seed, and where its rows and its data files are."""
 
-    folder: Path  # of results
-    data: Path  # folder of the data files
+    folder: Path
+    data: Path
     name: str  # of the data
     recipe: str
     seed: int
 
-    def missing(self, table: str, what: str, command: str) -> UserError:
-        """The error for a missing row."""
+    def missing(self, table: str, what: str, *command: str) -> UserError:
+        """The error for a missing row, with the command that makes it."""
+        if command[0] == "make":
+            command = (*command, f"RESULTS={self.folder}", f"DATA={self.data}", f"DATA_NAME={self.name}")
+        else:
+            command = (*command, f"--results={self.folder}", f"--data={self.data}", f"--data_name={self.name}")
         run = f"data {self.name}, recipe {self.recipe}, seed {self.seed}"
-        return UserError(f"{self.folder / table}.csv: holds no row of {what} ({run}); `{command}` makes it")
+        return UserError(f"{self.folder / table}.csv: holds no row of {what} ({run}); `{shlex.join(command)}` makes it")
 
-    def command(self, target: str) -> str:
-        """A command of make that adds rows of this run to this folder."""
-        words = [target, f"RESULTS={self.folder}"]
-        words += [f"DATA={self.data}"] if self.data.resolve() != rows.ROOT else []
-        words += [f"DATA_NAME={self.name}"] if self.name != rows.data_name(self.data) else []
-        return " ".join(["make", *words])
+    def of_run(self, found: pd.DataFrame, **more: str) -> pd.DataFrame:
+        """The rows of a table that are about this run, of one machine."""
+        return rows.select(found, data=self.name, recipe=self.recipe, seed=self.seed, **more)
 
     def models(self) -> dict[str, pd.Series]:
-        """A row for each of the handout's models."""
-        found = tables.chosen(tables.read_models(self.folder), data=self.name, recipe=self.recipe, seed=self.seed)
-        models = {group["model"].iloc[0]: group.iloc[0] for group in found}
+        """A row for each of the handout's models. UserError: one is missing, or they are about another corpus."""
+        training = ("make", "run", f"RECIPE={self.recipe}", f"SEED={self.seed}")
+        corpus, models = fingerprint(read_text(self.data / "wiki.txt")), {}
+        every = tables.read_models(self.folder)
         for model in MODELS:
-            if model not in models:
-                table = "accuracy" if "pretrained" in model else "controls"
-                raise self.missing(table, model, f"{self.command('run')} RECIPE={self.recipe} SEED={self.seed}")
-        corpus = fingerprint(read_text(self.data / "wiki.txt"))
-        if any(row["corpus"] != corpus for row in models.values()):
-            raise UserError(
-                f"{self.folder}: its rows are about another corpus than {self.data / 'wiki.txt'}; name the folder of "
-                f"theirs with DATA=..., or make new ones with `{self.command('run')} RECIPE={self.recipe}`"
-            )
+            found = self.of_run(every, model=model)
+            if found.empty:
+                raise self.missing("accuracy" if "pretrained" in model else "controls", model, *training)
+            models[model] = found.iloc[0]
+            if models[model]["corpus"] != corpus:
+                raise UserError(
+                    f"{self.folder}: its rows are about another corpus than {self.data / 'wiki.txt'}; name the folder "
+                    f"of theirs with DATA=..., or train again: {shlex.join(training)}"
+                )
         return models
 
     def wording(self) -> pd.Series:
         """The row of our RoPE model in both wordings."""
-        found = tables.compared(self.folder)
-        found = found[(found["data"] == self.name) & (found["recipe"] == self.recipe) & (found["seed"] == self.seed)]
+        found = self.of_run(tables.compared(self.folder).assign(hardware="", precision="", date=""))
         if found.empty:
-            command = f"{self.command('run')} RECIPE={self.recipe} SEED={self.seed}"
-            raise self.missing("sensitivity", "the reworded question", command)
+            training = ("make", "run", f"RECIPE={self.recipe}", f"SEED={self.seed}")
+            raise self.missing("sensitivity", "the reworded question", *training)
         return found.iloc[0]
 
     def llm(self) -> dict[str, pd.Series]:
@@ -91,22 +89,16 @@ class Run:
         found = found[(found["data"] == self.name) & (found["recipe"] == "") & found["p_mcnemar"].notna()]
         found = found[found.groupby(["model", "n"])["prompt"].transform("nunique") == len(PROMPTS)]
         if found.empty:
-            raise self.missing("modern_llm", "an LLM asked in both wordings and both ways", self.command("llm"))
-        listed = found["model"].isin(LISTED)
-        best = found.assign(listed=listed).sort_values(["listed", "parameters", "n"], ascending=False)
-        best = best[(best["model"] == best["model"].iloc[0]) & (best["n"] == best["n"].iloc[0])]
+            raise self.missing("modern_llm", "an LLM asked in both wordings and both ways", "make", "llm")
+        best = found.assign(listed=found["model"].isin(LISTED))
+        best = best.sort_values(["listed", "parameters", "model", "n"], ascending=False).head(len(PROMPTS))
         return {row["prompt"]: row for _, row in best.iterrows()}
 
-    def analysis(self, table: str = "analysis") -> pd.DataFrame:
-        """The rows of a table of experiments/analysis.py about the vanilla model."""
-        found = rows.select(
-            rows.read(table, self.folder), data=self.name, recipe=self.recipe, seed=self.seed, model=MODELS[2]
-        )
+    def answers(self, table: str = "analysis") -> pd.DataFrame:
+        """The rows of a table about the vanilla model's answers."""
+        found = self.of_run(rows.read(table, self.folder), model=MODELS[2])
         if found.empty:
-            command = (
-                f"python experiments/analysis.py --results {self.folder} --data {self.data} --data_name {self.name}"
-            )
-            raise self.missing(table, MODELS[2], command)
+            raise self.missing(table, MODELS[2], "python", "experiments/confidence.py")
         return found
 
 
@@ -146,7 +138,7 @@ def p_value(p: float) -> str:
 
 def numbers(run: Run) -> dict[str, str]:
     """All macros, by their names."""
-    return accuracies(run) | wordings(run) | confidence(run) | strategy(run) | positions() | texts(run)
+    return accuracies(run) | wordings(run) | confidence(run) | strategy(run) | texts(run)
 
 
 def accuracies(run: Run) -> dict[str, str]:
@@ -196,8 +188,8 @@ def wordings(run: Run) -> dict[str, str]:
 
 def confidence(run: Run) -> dict[str, str]:
     """Part 3(b), about the vanilla model."""
-    row, questions = run.analysis().iloc[0], run.analysis("analysis_questions")
-    wrong, coverage = questions[~questions["right"]], run.analysis("analysis_coverage").set_index("percent")
+    row, questions = run.answers().iloc[0], run.answers("analysis_questions")
+    wrong, coverage = questions[~questions["right"]], run.answers("analysis_coverage").set_index("percent")
     half, share = int(coverage["n"][50]), coverage["share"][50]
     return {
         "vanillaWrong": str(len(wrong)),
@@ -211,8 +203,8 @@ def confidence(run: Run) -> dict[str, str]:
 
 def strategy(run: Run) -> dict[str, str]:
     """Part 3(c), about the vanilla model."""
-    row, namesakes = run.analysis().iloc[0], run.analysis("analysis_namesakes")
-    places = run.analysis("analysis_invented")["answer"].value_counts().head(3)
+    row, namesakes = run.answers().iloc[0], run.answers("analysis_namesakes")
+    places = run.answers("analysis_invented")["answer"].value_counts().head(3)
     mixed = namesakes[(namesakes["people"] == "mixed") & (namesakes["same"] == "surname")].iloc[0]
     return {
         "inventedCount": f"{row['invented_n']:.0f}",
@@ -227,43 +219,12 @@ def strategy(run: Run) -> dict[str, str]:
 
 
 def texts(run: Run) -> dict[str, str]:
-    """What the data files hold, and the size of the model."""
+    """What the data files hold."""
     documents = [line for line in read_text(run.data / "wiki.txt").split("\n") if line.strip()]
     counts = {name: sum(words in line for line in documents) for name, words in PHRASES.items()}
     counts |= {"documents": len(documents)}
     counts |= {"pairs": len(read_text(run.data / "birth_places_train.tsv").rstrip("\n").split("\n"))}
-    return {name: f"{count:,}" for name, count in counts.items()} | {"block": str(BLOCK), "width": str(WIDTH)}
-
-
-# ---------------------------------------------------------------- part 1(b): the sinusoidal embedding
-
-
-def angles(length: int, dim: int) -> np.ndarray:
-    """The angle t 10000^(-2i/dim) of pair i at position t, (length, dim/2)."""
-    return np.arange(length)[:, None] * 10000.0 ** (-np.arange(0, dim, 2) / dim)
-
-
-def distances(length: int, dim: int) -> np.ndarray:
-    """How far Phi_t lies from Phi_0, and so Phi_{s+t} from Phi_s for every s: a chord of 2 |sin(angle/2)| a pair.
-
-    Returns:
-        (length, dim/2): of t = 0 .. length - 1, the distance of the first 1, 2, ... dim/2 pairs.
-    """
-    return np.sqrt(np.cumsum((2 * np.sin(angles(length, dim) / 2)) ** 2, axis=1))
-
-
-def positions() -> dict[str, str]:
-    """Macros: how near two positions come, up to a difference of SEARCHED."""
-    apart = distances(SEARCHED + 1, WIDTH)[1:]
-    nearest = int(apart[:, 0].argmin())
-    return {
-        "searchedUpTo": f"{SEARCHED:,}",
-        "nearestShift": str(nearest + 1),
-        "nearestTurns": str(round((nearest + 1) / (2 * np.pi))),
-        "nearestFirst": f"{apart[nearest, 0]:.6f}",
-        "nearestWhole": f"{apart[nearest, -1]:.1f}",
-        "leastWhole": f"{apart[:, -1].min():.1f}",
-    }
+    return {name: f"{count:,}" for name, count in counts.items()}
 
 
 # ---------------------------------------------------------------- tables
@@ -287,16 +248,14 @@ def other_table(run: Run) -> str:
 
 def example_table(run: Run) -> str:
     """The most confident wrong answers of the vanilla model, each with the right one that is as confident as it."""
-    questions = run.analysis("analysis_questions").sort_values("confidence", ascending=False, kind="stable")
-    right, shown = questions[questions["right"]], []
-    for _, one in questions[~questions["right"]].head(EXAMPLES).iterrows():
-        nearest = (right["confidence"] - one["confidence"]).abs().sort_values(kind="stable").index[:1]
-        shown += [one.to_frame().T, right.loc[nearest]]
-        right = right.drop(nearest)
-    lines = [
-        [one.name_, one.answer, one.truth, f"{one.confidence:.2f}", "right" if one.right else "wrong"]
-        for one in pd.concat(shown).rename(columns={"name": "name_"}).itertuples()
-    ]
+    questions = run.answers("analysis_questions").sort_values("confidence", ascending=False)
+    right, lines = questions[questions["right"]].set_index("confidence"), []
+    for wrong in questions[~questions["right"]].head(EXAMPLES).to_dict("records"):
+        lines.append([wrong["name"], wrong["answer"], wrong["truth"], f"{wrong['confidence']:.2f}", "wrong"])
+        if len(right):
+            nearest = abs(right.index - wrong["confidence"]).argmin()
+            one = right.iloc[nearest]
+            lines.append([one["name"], one["answer"], one["truth"], f"{right.index[nearest]:.2f}", "right"])
     return latex(pd.DataFrame(lines, columns=["person", "answer", "birthplace", "confidence", ""]), "lllrl")
 
 
@@ -338,7 +297,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, text in written.items():
         write_text(args.out / f"{name}.tex", text)
     figures.save(figures.console(corruption(args.data)), args.out / "corruption.pdf")
-    figures.save(figures.sinusoids(angles(BLOCK, WIDTH), distances(1001, WIDTH)), args.out / "sinusoids.pdf")
+    figures.save(figures.sinusoids(), args.out / "sinusoids.pdf")
     print(f"{args.out}: data {run.name}, recipe {run.recipe}, seed {run.seed}")
     return 0
 

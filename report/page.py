@@ -3,7 +3,7 @@
     python report/page.py [--results FOLDER] [--data_name own] [--recipe fast]
 
 writes index.html beside the rows and figures: one file that loads nothing, made from report/page.html. The questions
-are those of experiments/analysis.py.
+are those of experiments/confidence.py.
 """
 
 import argparse
@@ -49,11 +49,11 @@ def people(folder: Path, data: str, recipe: str) -> list[dict]:
     found = rows.select(found, data=data, recipe=recipe)
     found = found[found["seed"] == found["seed"].min()]
     asked = [found[found["model"] == model] for model in ASKED]
-    names = [list(zip(one["name"], one["truth"], strict=True)) for one in asked]
-    if not names[0] or any(one != names[0] for one in names):
+    names = [list(zip(one["name"], one["truth"], strict=True)) for one in asked if len(one)]
+    if len(names) < len(ASKED) or any(one != names[0] for one in names):
         raise UserError(
             f"{folder / 'analysis_questions.csv'}: holds no three models that were asked the same questions "
-            f"(data {data}, recipe {recipe}); `python experiments/analysis.py --results {folder}` makes its rows"
+            f"(data {data}, recipe {recipe}); `python experiments/confidence.py --results {folder}` makes its rows"
         )
     told = zip(*map(answers, asked), strict=True)
     return [{"name": n, "truth": t, "answers": each} for (n, t), each in zip(names[0], told, strict=True)]

@@ -40,7 +40,6 @@ KEYS = {
     "analysis_questions": ("model", *RUN),  # a row a question of dev
     "analysis_bins": ("model", *RUN),  # a row for each tenth of the answers, by confidence
     "analysis_coverage": ("model", *RUN),  # a row for each share of the questions that is answered
-    "analysis_made_up": ("model", *RUN),  # a row a place that wrong answers name often
     "analysis_invented": ("model", *RUN),  # a row an invented name
     "analysis_namesakes": ("model", *RUN),  # a row for each kind of people and of name
     "modern_llm": ("model", "data", "prompt", "template", "n"),
@@ -54,7 +53,7 @@ KEYS = {
 }
 # Columns that hold text; all others hold numbers, or True and False.
 TEXT = {name for key in KEYS.values() for name in key} - {"seed", "epochs", "n"}
-TEXT |= {*PROVENANCE, "name", "truth", "answer", "language", "place", "people", "same", "questions", "found", "torch"}
+TEXT |= {*PROVENANCE, "name", "truth", "answer", "language", "people", "same", "questions", "found", "torch"}
 TEXT |= {"size", "way", "tensor"}
 REMEDY = "restore the file from git, or delete the line"
 

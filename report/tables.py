@@ -2,9 +2,9 @@
 
     python report/tables.py [--results FOLDER]
 
-writes results.md and modern_llm.md beside the rows; for results/ itself also the tables between the marks
-<!-- NAME --> and <!-- /NAME --> of README.md and the other pages. A table is a pandas table of texts, one function a
-table; `markdown`, `latex` and `html` render any of them.
+writes results.md beside the rows; for results/ itself, instead, the tables between the marks <!-- NAME --> and
+<!-- /NAME --> of README.md and the other pages. A table is a pandas table of texts, one function a table; `markdown`,
+`latex` and `html` render any of them.
 """
 
 import argparse
@@ -147,7 +147,9 @@ COLUMNS: dict[str, Callable[[pd.DataFrame], str]] = {
     "minutes (plain step)": _minutes,
     "loss": _mean("loss", "{:.3f}"),
     "hardware": machine,
-    "with today's settings": lambda group: f"{rows.is_current(group).sum()} of {len(group)}",
+    "with today's settings": lambda group: (
+        "-" if group["seconds"].isna().any() else f"{rows.is_current(group).sum()} of {len(group)}"
+    ),
 }
 IN_SHORT = ("model", "data", "recipe", "seeds", "dev (95 %)", "test (95 %)", "bar", "seconds", "hardware")
 SEEDS = ("seeds", "dev (95 %)", "95 % over seeds", "range")
@@ -254,31 +256,11 @@ def modern_llm(folder: Path) -> pd.DataFrame:
 
 # ---------------------------------------------------------------- pages
 
-NOTE = f"""Written by `python report/tables.py` from the rows in the CSV files beside it, which hold the command, the
-commit and the fingerprint of the corpus of every run.
 
-Minutes: pretraining and finetuning together; beside them, on CPUs, how long a step of the plain path (padded batches of
-128, float32) took on the same machine in the same hour: the handout needs 14,950 steps for one pretraining. Intervals
-are Wilson's, for the questions of one run; beside them Student's for the mean over seeds, and the seeds' range. Last
-column: how many of the runs were made with the recipe's settings of today; of the others some settings have changed, or
-were not recorded.
-
-{{all_results}}
-
-The question in two wordings. Original: {ORIGINAL} Reworded: {REWORDED} In brackets 95 % intervals (Wilson). Exact: of
-the answer as it is; with instructions, of the place read from it. Place read: the place in the reply, without regard to
-case, accents and country. The last two columns are McNemar's exact test of original against reworded on the same
-questions, on the place read where there is one, else on the exact match.
-
-{{modern_llm}}
-"""
-
-
-def write(folder: Path) -> str:
-    """Write results.md beside the rows of a folder; returns its table of the models."""
-    models = markdown(all_results(folder))
-    write_text(folder / "results.md", NOTE.format(all_results=models, modern_llm=markdown(modern_llm(folder))))
-    return models
+def write(folder: Path) -> None:
+    """Write results.md beside the rows of a folder: all models, and the question in two wordings."""
+    made = [markdown(table(folder)) for table in (all_results, modern_llm)]
+    write_text(folder / "results.md", "\n\n".join(made) + "\n")
 
 
 def fill(tables: dict[str, str]) -> None:
@@ -302,15 +284,16 @@ def fill(tables: dict[str, str]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Write all tables anew."""
     parser = argparse.ArgumentParser(description="Write all tables from the rows of results.")
-    text = "folder of the rows (default: results, from which alone the tables of README.md and other pages are made)"
+    text = "folder of the rows (default: results, whose tables go into README.md and the other pages)"
     parser.add_argument("--results", type=Path, default=rows.RESULTS, help=text)
     folder = parser.parse_args(argv).results.resolve()
-    write(folder)
-    if folder == rows.RESULTS:
-        from report import experiment_tables
+    if folder != rows.RESULTS:
+        write(folder)
+        return 0
+    from report import experiment_tables
 
-        tables = {"results": results, "all_results": all_results, "modern_llm": modern_llm}
-        fill({name: markdown(make(folder)) for name, make in (tables | experiment_tables.TABLES).items()})
+    tables = {"results": results, "all_results": all_results, "modern_llm": modern_llm} | experiment_tables.TABLES
+    fill({name: markdown(make(folder)) for name, make in tables.items()})
     return 0
 
 

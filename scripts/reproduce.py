@@ -171,9 +171,10 @@ def small_data(data: Path, out: Path, people: int) -> Path:
     documents, first, small = lines["wiki.txt"], 0, {"wiki.txt": []}
     parts = {"birth_places_train.tsv": people // 2, "birth_dev.tsv": people // 4, "birth_test_inputs.tsv": people // 4}
     for name, count in parts.items():
-        chosen = sorted(range(len(lines[name])), key=lambda i: "?" not in documents[first + i])[:count]
+        mine = documents[first : first + len(lines[name])]
+        chosen = sorted(range(len(mine)), key=lambda i: "?" not in mine[i])[:count]
         small[name] = [lines[name][i] for i in chosen]
-        small["wiki.txt"] += [documents[first + i] for i in chosen]
+        small["wiki.txt"] += [mine[i] for i in chosen]
         first += len(lines[name])
     for name, kept in small.items():
         write_text(out / name, "\n".join(kept) + ("" if name == "wiki.txt" else "\n"))

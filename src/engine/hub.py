@@ -132,18 +132,21 @@ def read_record(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
 
     UserError: the file is no record, or naming a damaged line.
     """
-    lines = []
-    text = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, line in enumerate(text, 1):
+    first, *rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    replies = {}
+    try:
+        settings = json.loads(first)["settings"]
+        _ = settings["questions"]
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{path}: is no record of modern_llm.py; move it away") from None
+    for number, line in enumerate(rest, 2):
         try:
-            lines.append(json.loads(line))
-            _ = lines[-1]["raw"], lines[-1]["question"] if number > 1 else lines[-1]["settings"]["questions"]
+            reply = json.loads(line)
+            replies[reply["question"]] = reply | {"raw": reply["raw"]}
         except (ValueError, TypeError, KeyError):
-            if number == 1:
-                raise UserError(f"{path}: is no record of modern_llm.py; move it away") from None
-            if number < len(text):
+            if number <= len(rest):
                 raise UserError(f"{path}, line {number}: is no reply; delete the line, it is asked again") from None
-    return lines[0]["settings"], {line["question"]: line for line in lines[1:]}
+    return settings, replies
 
 
 class Record:
@@ -153,7 +156,8 @@ class Record:
     """
 
     def __init__(self, stem: Path, settings: dict[str, Any], restart: bool):
-        self.path, self.settings, self.known = Path(f"{stem}.jsonl"), settings, {}
+        self.path, self.settings = Path(f"{stem}.jsonl"), settings
+        self.known: dict[int, dict[str, Any]] = {}
         check_writable(self.path)
         if restart or not self.path.exists():
             return
