@@ -38,7 +38,6 @@ MODELS = (
     ("vanilla without pretraining", "vanilla", "vanilla.model.params", False),
 )
 INVENTED = Path(__file__).with_name("invented_names.txt")  # lines `language<TAB>name`
-BINS = 10
 TIMES = 1000  # resamples of a bootstrap, shuffles of a permutation
 MIXED = 500  # names made of one training person's first name and another's surname
 
@@ -87,9 +86,9 @@ def auroc_interval(confidence: np.ndarray, right: np.ndarray) -> dict[str, float
     return {"auroc": round(value, 4), "auroc_low": round(low, 4), "auroc_high": round(high, 4)}
 
 
-def bins(confidence: np.ndarray, right: np.ndarray) -> list[dict]:
-    """The answers in order of confidence, in BINS parts of equal count: mean confidence, answers, right ones."""
-    parts = np.array_split(np.argsort(confidence, kind="stable"), min(BINS, len(right)))
+def bins(confidence: np.ndarray, right: np.ndarray, count: int = 10) -> list[dict]:
+    """The answers in order of confidence, in parts of equal count: mean confidence, answers, right ones."""
+    parts = np.array_split(np.argsort(confidence, kind="stable"), min(count, len(right)))
     return [{"confidence": float(confidence[i].mean()), "n": len(i), "right": int(right[i].sum())} for i in parts]
 
 

@@ -74,8 +74,8 @@ def train(args: argparse.Namespace) -> None:
     words = [args.command, *(word for flag, value in (run | what).items() for word in (f"--{flag}", str(value)))]
     words += [] if args.data_name == "own" else ["--data", "FOLDER", "--data_name", args.data_name]
     name = re.sub(r"\W+", "_", " ".join([args.data_name, *map(str, run.values()), *map(str, what.values())]))
-    folder = rows.ROOT / "expt" / "recall" / name
-    steps = Reproduction(args.recipe, args.seed, args.data.resolve(), args.data_name, args.device, folder, changes)
+    folder, data = args.out.resolve() / name, args.data.resolve()
+    steps = Reproduction(args.recipe, args.seed, data, args.data_name, args.device, folder, changes)
     row = steps.pretrained(args.variant)
     row |= what | {"command": shlex.join(["python", "experiments/recall.py", *words])}
     print(f"\n{rows.add(args.command, row, args.results)}: dev {percent(row['dev'], row['n'])}")
@@ -95,7 +95,7 @@ def exposures(args: argparse.Namespace) -> None:
         if fingerprint(text) != settings["corpus"]:
             raise UserError(f"{args.data / 'wiki.txt'}: is not the corpus of {folder}; name the right one with --data")
         asked, correct = times_asked(settings, documents, people), defaultdict(list)
-        predictions = read_text(folder / f"{settings['variant']}.pretrain.dev.predictions").split("\n")
+        predictions = (folder / f"{settings['variant']}.pretrain.dev.predictions").read_text("utf-8").split("\n")
         for (name, place), prediction in zip(people.items(), predictions, strict=False):
             correct[asked[name]].append(prediction == place)
         row["epochs"] = settings["max_epochs"]
@@ -188,6 +188,8 @@ def main(argv: list[str] | None = None) -> int:
         command.add_argument("--variant", choices=["rope", "vanilla"], default="rope", help="default: %(default)s")
         command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
         command.add_argument("--device", default="auto", help="default: %(default)s")
+        out = rows.ROOT / "expt" / "recall"
+        command.add_argument("--out", type=Path, default=out, help="where the training gets a folder (expt/recall)")
         if name != "accuracy":
             command.add_argument("--epochs", type=int, required=True, help="of pretraining")
         if name == "ablation":
