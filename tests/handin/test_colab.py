@@ -77,7 +77,11 @@ def executed(saved, tmp_path_factory) -> tuple[Path, list[str]]:
     notebook.cells.append(nbformat.v4.new_code_cell(PROBE))
     environment = Program.environment() | {"RECIPE": "smoke", "SEED": "3", "MORE_FLAGS": TINY}
     client = nbclient.NotebookClient(
-        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(folder / "scripts")}}
+        notebook,
+        timeout=240,
+        iopub_timeout=60,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder / "scripts")}},
     )
     done = client.execute(env=environment)
     cells = [cell.outputs for cell in done.cells if cell.cell_type == "code"]
