@@ -11,9 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import submission
 
 from helpers import Program
+from scripts import submission
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -70,14 +70,18 @@ def executed(saved, tmp_path_factory) -> tuple[Path, list[str]]:
     """The folder of a copy of the project where the notebook has run, with the trial's recipe and a tiny model; and
     what each code cell printed, the probe's at the end."""
     folder = tmp_path_factory.mktemp("a copy")
-    for name in ("src", "scripts", "corpus", "experiments", *DATA):
+    for name in ("src", "scripts", "corpus", "experiments", "report", *DATA):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     notebook = nbformat.from_dict(json.loads(json.dumps(saved)))
     notebook.cells.append(nbformat.v4.new_code_cell(PROBE))
     environment = Program.environment() | {"RECIPE": "smoke", "SEED": "3", "MORE_FLAGS": TINY}
     client = nbclient.NotebookClient(
-        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(folder / "scripts")}}
+        notebook,
+        timeout=240,
+        iopub_timeout=60,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder / "scripts")}},
     )
     done = client.execute(env=environment)
     cells = [cell.outputs for cell in done.cells if cell.cell_type == "code"]
@@ -103,7 +107,7 @@ def test_runs_from_top_to_bottom_to_the_zip(executed):
     assert (folder / "again.zip").read_bytes() == (work / "assignment3.zip").read_bytes()
     assert "total: 0 MISSING, 0 PROBLEM" in printed[-2]
     left = {path.name for path in folder.iterdir()} - {"again.zip"}
-    assert left == {"src", "scripts", "corpus", "experiments", "expt", *DATA}
+    assert left == {"src", "scripts", "corpus", "experiments", "report", "expt", *DATA}
 
 
 def test_cells_show_progress_and_go_on_where_they_stopped(executed):

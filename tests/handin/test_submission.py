@@ -6,11 +6,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import submission
 import torch
 
 from helpers import SRC, invent_people, tiny_config, tiny_model
 from model import GPT
+from scripts import submission
 from utils import UserError
 
 MODEL, TUNED, ROPE = (f"{name}.params" for name in ("vanilla.model", "vanilla.finetune", "rope.finetune"))
