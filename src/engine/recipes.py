@@ -7,7 +7,7 @@ top of it.
 import ast
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from batches import Examples
 from dataset import CharCorruptionDataset
@@ -102,8 +102,8 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
     for change in changes:
         path, _, text = change.partition("=")
         part, _, name = path.partition(".")
-        holder = getattr(recipe, part, None) if name else recipe
-        kind = get_type_hints(type(holder)).get(name or part, ())
+        holder: Any = getattr(recipe, part, None) if name else recipe
+        kind: Any = get_type_hints(type(holder)).get(name or part, ())
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
@@ -115,7 +115,8 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
                 f"--change {change}: the recipe has no such setting, or it is of another type; "
                 "see Recipe in src/engine/recipes.py"
             )
-        recipe = replace(recipe, **{part: replace(holder, **{name: value}) if name else value})
+        new: dict[str, Any] = {part: replace(holder, **{name: value}) if name else value}
+        recipe = replace(recipe, **new)
     return recipe
 
 
