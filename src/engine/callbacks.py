@@ -14,11 +14,10 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from batches import STOP_SIGNALS
 from engine.checkpoints import save_checkpoint
 from trainer import Callback, DivergedError, Trainer
 from utils import UserError
-
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def duration(seconds: float) -> str:
@@ -45,7 +44,8 @@ class Progress(Callback):
         if self.bar.disable:
             epoch = f"epoch {trainer.step // trainer.steps_per_epoch}/{trainer.config.max_epochs} step {trainer.step}"
             left = (trainer.total_steps - trainer.step) * trainer.seconds / trainer.step
-            print(f"{epoch} {self.text}, {duration(left)} left", flush=True)
+            with contextlib.suppress(OSError):  # the terminal, or what follows `|`, may be gone
+                print(f"{epoch} {self.text}, {duration(left)} left", flush=True)
 
 
 class TensorBoardLog(Callback):
@@ -102,7 +102,7 @@ class Divergence(Callback):
 
 @dataclass
 class Checkpoints(Callback):
-    """Save the trainer every few minutes, and when the run is told to stop: Ctrl-C, SIGTERM, a closed terminal.
+    """Save the trainer every few minutes, and when the run is told to stop (see STOP_SIGNALS).
 
     A context: signals are received inside it. A second Ctrl-C ends the run at once. A signal that was ignored when
     the program started (nohup, a shell's `&`) stays ignored. Only the main thread can receive signals; in another

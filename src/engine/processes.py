@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from batches import mixed
+from batches import STOP_SIGNALS, mixed
 from trainer import Trainer
 from utils import UserError
 
@@ -68,7 +68,7 @@ def joined() -> Iterator[None]:
         if rank:  # Ctrl-C reaches all; the first saves and stops the others
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOP_SIGNALS:
                 stack.callback(signal.signal, number, signal.signal(number, signal.SIG_IGN))
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
