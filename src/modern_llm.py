@@ -12,9 +12,13 @@ Replies are kept (engine/hub.py): the same command goes on with an interrupted r
 import argparse
 import functools
 import itertools
+import os
 import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))  # left out by python -P and python -m src.modern_llm
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch is loaded: waiting threads sleep sooner
 
 from engine import hub
 from engine.files import add_row
