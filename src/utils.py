@@ -16,7 +16,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -35,22 +35,42 @@ class UserError(Exception):
     """Something the user can mend. Its message is one line: what is wrong, where, what to do."""
 
 
+class Output:
+    """A standard stream that may be closed, or lose its reader (`| head`, a terminal): the program goes on without."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream or open(os.devnull, "w")
+        if hasattr(self.stream, "reconfigure"):
+            self.stream.reconfigure(errors="backslashreplace")  # a console that lacks a character shows its number
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, or nothing if it cannot be written."""
+        try:
+            self.stream.write(text)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush; what cannot be written is dropped."""
+        try:
+            self.stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
 def cli(main: Callable[[], object]) -> int:
     """Run a program; returns its exit code: what `main` returns if that is an int, else 0.
 
-    A UserError or too little memory becomes one line on stderr and exit code 2, Ctrl-C exit code 130, a closed pipe
-    (`| head`) 0.
+    A UserError or too little memory becomes one line on stderr and exit code 2, Ctrl-C exit code 130.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a console that lacks a character shows its number
+    sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
     try:
         result = main()
-        print(end="", flush=True)  # also where there is no stdout (`>&-`)
         return result if isinstance(result, int) else 0
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
-        return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -67,6 +87,9 @@ def cli(main: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        sys.stdout.flush()
+        sys.stdout, sys.stderr = sys.stdout.stream, sys.stderr.stream
 
 
 def set_seed(seed: int) -> None:

@@ -44,8 +44,7 @@ class Progress(Callback):
         if self.bar.disable:
             epoch = f"epoch {trainer.step // trainer.steps_per_epoch}/{trainer.config.max_epochs} step {trainer.step}"
             left = (trainer.total_steps - trainer.step) * trainer.seconds / trainer.step
-            with contextlib.suppress(OSError):  # the terminal, or what follows `|`, may be gone
-                print(f"{epoch} {self.text}, {duration(left)} left", flush=True)
+            print(f"{epoch} {self.text}, {duration(left)} left", flush=True)
 
 
 class TensorBoardLog(Callback):
@@ -142,6 +141,5 @@ class Checkpoints(Callback):
 
     def on_end(self, trainer: Trainer) -> None:
         if trainer.step < trainer.total_steps:
-            with contextlib.suppress(OSError):  # the terminal may be gone
-                print(f"stopped at step {trainer.step}; continue with the same command and --resume", file=sys.stderr)
+            print(f"stopped at step {trainer.step}; continue with the same command and --resume", file=sys.stderr)
             raise KeyboardInterrupt
