@@ -1,4 +1,5 @@
-# make run   environment, training, evaluation, results, submission   (RECIPE=smoke|fast|best|handout|excerpts, SEED=0, DEVICE=auto)
+# make run   environment, training, evaluation, results, submission   (RECIPE=smoke|fast|best|handout|excerpts, SEED=0,
+#     DEVICE=auto, DATA=folder of other data, DATA_NAME=its name in the results, RESULTS=expt/results)
 # make test  environment and the whole test suite
 # make results   make run, with its rows among those that git keeps
 # make llm   part 4 with an instruction-tuned model   (LLM=hub id, folder or .gguf file; default: the one of make llm-model)
@@ -7,7 +8,6 @@ PYTHON ?= python3
 SEED ?= 0
 DEVICE ?= auto
 DATA ?= .
-RESULTS ?= results
 override DATA := $(patsubst ~/%,$(HOME)/%,$(DATA))
 PY := .venv/bin/python
 # Threads that wait spin less long before they sleep: nearly as quick alone, several times so beside a busy program
@@ -34,12 +34,14 @@ REPRODUCE = $(PY) scripts/reproduce.py $(if $(RECIPE),--recipe $(RECIPE)) --seed
 .PHONY: run results test lint submission corpus llm llm-model report clean
 
 run: .venv/ready
-	$(REPRODUCE)
+	$(REPRODUCE) $(if $(RESULTS),--results "$(RESULTS)")
 
-# What git keeps: `make run` with its rows in results/, then the tables and pictures of all rows there, in the pages too.
+# What git keeps: `make run` with its rows in results/, then the tables, figures and page of all rows there.
 results: .venv/ready
 	$(REPRODUCE) --results results
-	$(PY) scripts/report.py
+	$(PY) report/tables.py
+	$(PY) report/figures.py
+	$(PY) report/page.py
 
 test: .venv/ready
 	$(PY) -m pytest -q -n 2 --dist loadfile
@@ -56,8 +58,8 @@ corpus: .venv/ready
 	$(PY) corpus/build.py --check
 
 llm: .venv/llm-ready $(filter $(GGUF),$(LLM))
-	$(PY) src/modern_llm.py --model "$(LLM)" --device $(DEVICE)
-	$(PY) scripts/report.py --results expt/results
+	$(PY) src/modern_llm.py --model "$(LLM)" --device $(DEVICE) --eval_corpus_path "$(DATA)/birth_dev.tsv"
+	$(PY) report/llm.py $(ABOUT) --results "$(or $(RESULTS),expt/results)"
 
 llm-model: $(GGUF)
 
@@ -71,7 +73,7 @@ $(GGUF): | .venv/ready
 
 report: .venv/ready
 	@command -v latexmk >/dev/null || { echo "the report needs LaTeX; on Debian: apt-get install latexmk texlive-latex-recommended lmodern"; exit 2; }
-	$(PY) scripts/latex.py --results "$(RESULTS)" --seed $(SEED) $(if $(RECIPE),--recipe $(RECIPE)) $(ABOUT)
+	$(PY) report/latex.py --results "$(or $(RESULTS),results)" --seed $(SEED) $(if $(RECIPE),--recipe $(RECIPE)) $(ABOUT)
 	TEXINPUTS=expt/report: latexmk -pdf -silent -halt-on-error -outdir=expt/report report/report.tex
 	@echo expt/report/report.pdf
 
@@ -79,7 +81,7 @@ report: .venv/ready
 clean:
 	rm -rf expt *.params *.predictions *.checkpoint .*.tmp assignment3.zip london_baseline_accuracy.txt
 
-.venv/ready: requirements.txt requirements-dev.txt
+.venv/ready: requirements.txt requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.12 ..."; exit 2; }
 	@test -e $@ || $(PYTHON) -m venv --clear .venv
 	@if [ -n "$(TORCH_INDEX)" ]; then \

@@ -1,44 +1,42 @@
 """How much faster than the plain computation, and what each trick is worth.
 
-    python experiments/speed.py [--quick]
+    python experiments/speed.py
 
-The plain path (whole padded batches, float32, nn.Dropout, questions one at a time) and the quick one (what run.py
-does on this machine) in turn in one process, through the Trainer's public methods: a pretraining step at the
-handout's batch on the corpus, and answering questions. Then the quick step with one trick left out at a time,
-start-up and memory of `run.py`. Keeps all in results/speed.json, writes it into experiments/README.md between its
-marks, and ends with one line of JSON. --quick takes fewer samples, leaves out what comes after the questions, and
-writes nothing (a few minutes on two cores).
+On this CPU, in turn in one process: a pretraining step at the handout's batch by the plain path (whole padded batches,
+float32, nn.Dropout) and the way `run.py` computes it, then with one of its tricks left out; questions one at a time and
+all together; and how long `run.py` takes to start. The rows go to results/speed.csv. Takes about ten minutes.
 """
 
 import argparse
-import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
+import torch
 
-import torch  # noqa: E402
+from dataset import CharCorruptionDataset, NameDataset, encode
+from engine.machine import hardware, quicken, suit
+from model import GPT, GPTConfig
+from report import rows
+from run import ANSWER_LENGTH
+from trainer import Callback, Trainer, TrainerConfig
+from utils import MASK_CHAR, cli, fingerprint, generate, read_pairs, read_text, sample, set_seed
 
-from dataset import CharCorruptionDataset, NameDataset, encode  # noqa: E402
-from engine.answers import STEPS, continue_rows  # noqa: E402
-from engine.machine import hardware, micro_rows, pick_precision, quicken  # noqa: E402
-from model import GPT, GPTConfig  # noqa: E402
-from trainer import Callback, Trainer, TrainerConfig  # noqa: E402
-from utils import MASK_CHAR, cli, read_pairs, read_text, sample, write_text  # noqa: E402
-
-BATCH, BLOCK = 128, 128
-ROWS = micro_rows(BATCH)
+CPU = torch.device("cpu")
+BLOCK = 128
+PLAIN = TrainerConfig(batch_size=128, learning_rate=6e-3, lr_decay=True, warmup_tokens=512 * 20)
+AS_RUN = argparse.Namespace(precision="auto", resume=False, device=CPU)  # flags of run.py
+ROUNDS = 6
 
 
 class Clock(Callback):
-    """Keeps the seconds of every step, and stops after so many."""
+    """Keeps the seconds of every step, and stops the training after `steps`."""
 
     def __init__(self, steps: int):
         self.steps, self.seconds = steps, []
@@ -49,172 +47,135 @@ class Clock(Callback):
 
 
 def step_seconds(
-    corpus: CharCorruptionDataset, variant: str, steps: int, rows: int | None, precision: str, quick_dropout: bool
+    documents: CharCorruptionDataset, variant: str, steps: int, config: TrainerConfig, quick_dropout: bool = False
 ) -> list[float]:
-    """Seconds of several pretraining steps at the handout's batch, after one that does not count; seed 0."""
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(corpus.vocab_size, BLOCK, rope=variant == "rope"))
+    """Seconds of several pretraining steps, after one that does not count."""
+    set_seed(0)
+    model = GPT(GPTConfig(documents.vocab_size, BLOCK, rope=variant == "rope"))
     if quick_dropout:
         quicken(model)
-    config = TrainerConfig(batch_size=BATCH, learning_rate=6e-3, lr_decay=True, warmup_tokens=512 * 20)
-    config.micro_rows, config.precision, config.callbacks = rows, precision, [clock := Clock(steps + 1)]
-    Trainer(model, corpus, None, config).train()
+    clock = Clock(steps + 1)
+    Trainer(model, documents, None, replace(config, callbacks=[clock])).train()
     return clock.seconds[1:]
 
 
 def plain_step_seconds(corpus_path: str, variant: str) -> float:
-    """How long the plain path takes for a step on this CPU now: a yardstick for run times. Median of 3."""
-    corpus = CharCorruptionDataset(read_text(corpus_path), BLOCK)
-    return statistics.median(step_seconds(corpus, variant, 3, None, "float32", False))
+    """How long a step of the plain path takes on this CPU now: a yardstick for run times. Median of 3."""
+    documents = CharCorruptionDataset(read_text(corpus_path), BLOCK)
+    return statistics.median(step_seconds(documents, variant, 3, PLAIN))
 
 
-def in_turn(ways: dict[str, Callable[[], list[float]]], rounds: int) -> dict[str, float]:
+def in_turn(ways: dict[str, Callable[[], list[float]]]) -> dict[str, float]:
     """The median seconds of each way, measured in turn."""
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         for name, way in ways.items():
             times[name] += way()
     return {name: round(statistics.median(found), 4) for name, found in times.items()}
 
 
-def measure_steps(corpus: CharCorruptionDataset, variant: str, precision: str, rounds: int) -> dict:
-    """Plain and quick steps in turn."""
+def measure_steps(documents: CharCorruptionDataset, variant: str, config: TrainerConfig) -> dict:
+    """A plain step and a quick one."""
+    plain = partial(step_seconds, documents, variant, 1, PLAIN)
+    quick = partial(step_seconds, documents, variant, 6, config, quick_dropout=True)
+    found = in_turn({"plain_seconds": plain, "quick_seconds": quick})
+    ratio = round(found["plain_seconds"] / found["quick_seconds"], 2)
+    return {"what": "a step", "variant": variant, "precision": config.precision, "ratio": ratio, **found}
+
+
+def measure_tricks(documents: CharCorruptionDataset, quick: TrainerConfig) -> list[dict]:
+    """How much longer a step of rope takes with one trick left out, as a ratio."""
     ways = {
-        "plain": lambda: step_seconds(corpus, variant, 1, None, "float32", False),
-        "quick": lambda: step_seconds(corpus, variant, 6, ROWS, precision, True),
+        "all": (quick, True),
+        "without quick dropout": (quick, False),
+        "without micro-batches": (replace(quick, micro_rows=None), True),
+        "groups of 8": (replace(quick, micro_rows=8), True),
+        "groups of 16": (replace(quick, micro_rows=16), True),
+        "float32": (replace(quick, precision="float32"), True),
     }
-    found = in_turn(ways, rounds)
-    ratio = round(found["plain"] / found["quick"], 2)
-    return {"ratio": ratio, "plain_seconds": found["plain"], "quick_seconds": found["quick"], "precision": precision}
+    found = in_turn({name: partial(step_seconds, documents, "rope", 4, *way) for name, way in ways.items()})
+    row = {"what": "a step, one trick left out", "variant": "rope"}
+    everything = found.pop("all")
+    return [row | {"change": name, "ratio": round(seconds / everything, 2)} for name, seconds in found.items()]
 
 
-def measure_tricks(corpus: CharCorruptionDataset, precision: str, rounds: int) -> dict[str, float]:
-    """How much longer a step of rope takes with one trick left out: ratios to the whole."""
-    ways = {
-        "all": lambda: step_seconds(corpus, "rope", 4, ROWS, precision, True),
-        "without quick dropout": lambda: step_seconds(corpus, "rope", 4, ROWS, precision, False),
-        "without micro-batches": lambda: step_seconds(corpus, "rope", 3, None, precision, True),
-        "groups of 8": lambda: step_seconds(corpus, "rope", 4, 8, precision, True),
-        "groups of 16": lambda: step_seconds(corpus, "rope", 4, 16, precision, True),
-        "float32": lambda: step_seconds(corpus, "rope", 3, ROWS, "float32", True),
-    }
-    found = in_turn(ways, rounds)
-    return {name: round(seconds / found["all"], 2) for name, seconds in found.items() if name != "all"}
+def measure_answers(documents: CharCorruptionDataset, folder: Path, plain_count: int = 100) -> dict:
+    """A question of dev, asked alone and with all others; float32.
 
-
-def measure_answers(corpus: CharCorruptionDataset, questions: list[str], plain_count: int) -> dict:
-    """All questions in groups, against some of them one at a time; float32.
-
-    The model has seen the training pairs three times, so that it answers with a short place and a MASK, where
-    groups stop; the plain way always makes as many characters. Compared is what stands before the MASK.
+    The model has seen the training pairs, so that it answers with a place and a MASK, where the quick way stops.
     """
-    pairs = NameDataset(corpus, read_text(ROOT / "birth_places_train.tsv"))
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(corpus.vocab_size, BLOCK, rope=True))
-    config = TrainerConfig(max_epochs=3, batch_size=64, learning_rate=6e-4, micro_rows=micro_rows(64))
-    config.precision = pick_precision("auto", torch.device("cpu"))
-    Trainer(model, pairs, None, config).train()
-    mask = corpus.stoi[MASK_CHAR]
-    known = ["".join(c for c in question if c in corpus.stoi) for question in questions]
-    prompts = [encode(question + MASK_CHAR, corpus.stoi) for question in known]
-
-    def place(row: list[int]) -> list[int]:
-        return row[: row.index(mask)] if mask in row else row
-
+    pairs = NameDataset(documents, read_text(folder / "birth_places_train.tsv"))
+    set_seed(0)
+    model = GPT(GPTConfig(documents.vocab_size, BLOCK, rope=True))
+    Trainer(model, pairs, None, suit(TrainerConfig(max_epochs=3, batch_size=64, learning_rate=6e-4), AS_RUN)).train()
+    questions = [question for _, question, _ in read_pairs(read_text(folder / "birth_dev.tsv"), "birth_dev.tsv")]
+    known = ["".join(c for c in question if c in documents.stoi) for question in questions]
+    prompts = [encode(question + MASK_CHAR, documents.stoi) for question in known]
+    mask = documents.stoi[MASK_CHAR]
     start = time.perf_counter()
-    plain = [sample(model, prompt[None], STEPS)[0, len(prompt) :].tolist() for prompt in prompts[:plain_count]]
-    plain_seconds = (time.perf_counter() - start) / plain_count
-    start = time.perf_counter()
-    quick = continue_rows(model, [prompt.tolist() for prompt in prompts], STEPS, mask)
-    quick_seconds = (time.perf_counter() - start) / len(prompts)
-    same = sum(place(a) == place(b) for a, b in zip(plain, quick, strict=False))
+    plain = [sample(model, prompt[None], ANSWER_LENGTH)[0] for prompt in prompts[:plain_count]]
+    middle = time.perf_counter()
+    quick = generate(model, prompts, ANSWER_LENGTH, BLOCK, stop=mask)
+    end = time.perf_counter()
+
+    def place(text: torch.Tensor) -> list[int]:
+        """Up to the second MASK: the first ends the question."""
+        return text[: int((text == mask).cumsum(0).searchsorted(2))].tolist()
+
+    characters = sum(len(place(text)) - len(prompt) for text, prompt in zip(quick, prompts, strict=True))
+    plain_seconds, quick_seconds = (middle - start) / len(plain), (end - middle) / len(quick)
     return {
+        "what": "a question",
+        "variant": "rope",
         "ratio": round(plain_seconds / quick_seconds, 1),
-        "identical": f"{same} of {plain_count}",
         "plain_seconds": round(plain_seconds, 4),
         "quick_seconds": round(quick_seconds, 5),
-        "questions": len(prompts),
-        "characters": round(sum(len(place(row)) for row in quick) / len(quick), 1),
+        "characters": round(characters / len(quick), 1),
+        "n": len(quick),
+        "identical": sum(place(a) == place(b) for a, b in zip(plain, quick, strict=False)),
+        "compared": len(plain),
     }
 
 
-def most_memory_mb() -> float:
-    """The most RAM that this process has had."""
-    status = Path("/proc/self/status")
-    if status.exists():  # the figure of getrusage counts what the parent had when it forked
-        return int(next(row.split()[1] for row in status.read_text().split("\n") if row.startswith("VmHWM"))) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-
-
-def measure_command() -> dict[str, float]:
-    """Start-up of run.py: --help, and up to the first step; the most memory of a training at the handout's batch."""
-    source, wiki = str(ROOT / "src"), str(ROOT / "wiki.txt")
-
-    def seconds(*words: str) -> tuple[float, str]:
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
-        return time.perf_counter() - start, done.stdout
-
-    found = {"help_seconds": seconds(f"{source}/run.py", "--help")[0]}
+def measure_start(corpus: Path) -> list[dict]:
+    """Seconds that run.py takes for its help, and until it announces its first step."""
+    program = [sys.executable, "-u", str(rows.ROOT / "src" / "run.py")]
+    start = time.perf_counter()
+    subprocess.run([*program, "--help"], stdout=subprocess.DEVNULL, check=True)
+    middle = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        argv = ["pretrain", "rope", wiki, "--writing_params_path", f"{folder}/p.params", "--expt_dir", f"{folder}/expt"]
-        paths = f"import sys; sys.path[:0] = [{source!r}, {str(ROOT / 'experiments')!r}]; import trainer, run, speed; "
-        stop = f"{paths}trainer.Trainer.forward = lambda *a, **k: sys.exit(0); run.main({argv!r})"
-        found["startup_seconds"] = seconds("-c", stop)[0]
-        argv += ["--max_epochs", "2"]
-        out = seconds("-c", f"{paths}run.main({argv!r}); print(speed.most_memory_mb())")[1]
-    found["training_memory_mb"] = float(out.split()[-1])
-    return {name: round(value, 2) for name, value in found.items()}
-
-
-def in_words(results: dict) -> str:
-    """The measurements in Markdown."""
-    lines = ["| what | plain | quick | ratio |", "|---|---|---|---|"]
-    for name in ("vanilla", "rope", "vanilla float32", "rope float32"):
-        if row := results.get(name):
-            times = f"{row['plain_seconds']:.3f} s | {row['quick_seconds']:.3f} s"
-            lines.append(f"| a step of {name.split()[0]}, quick in {row['precision']} | {times} | {row['ratio']} |")
-    row = results["evaluate"]
-    what = f"a question of {row['questions']}, {row['characters']} characters to answer ({row['identical']} the same)"
-    lines.append(f"| {what} | {row['plain_seconds']:.4f} s | {row['quick_seconds']:.5f} s | {row['ratio']} |")
-    if "tricks" in results:
-        lines += ["", "| a step of rope | takes, of the quick one |", "|---|---|"]
-        lines += [f"| {name} | {ratio} |" for name, ratio in results["tricks"].items()]
-        command = results["command"]
-        lines.append(
-            f"\n`run.py --help` takes {command['help_seconds']} s; `run.py pretrain` begins its first step after "
-            f"{command['startup_seconds']} s and needs {command['training_memory_mb']:.0f} MB at most."
-        )
-    return "\n".join(lines)
+        words = ["pretrain", "rope", str(corpus), "--writing_params_path", f"{folder}/p", "--expt_dir", folder]
+        with subprocess.Popen([*program, *words], stdout=subprocess.PIPE, text=True) as process:
+            next(line for line in process.stdout if line.startswith("device "))
+            end = time.perf_counter()
+            process.kill()
+    seconds = {"--help": middle - start, "pretrain, to the first step": end - middle}
+    return [{"what": f"run.py {what}", "seconds": round(value, 2)} for what, value in seconds.items()]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write."""
+    """Measure, and replace this machine's rows."""
     parser = argparse.ArgumentParser(description="The plain computation against the quick one, on this CPU.")
-    parser.add_argument("--quick", action="store_true", help="fewer samples, no file written")
+    parser.add_argument("--data", type=Path, default=rows.ROOT, help="folder of the data files (default: the project)")
+    parser.add_argument("--results", type=Path, default=rows.RESULTS, help="folder of the rows (default: results)")
     args = parser.parse_args(argv)
-    device, rounds = torch.device("cpu"), 3 if args.quick else 6
-    corpus = CharCorruptionDataset(read_text(ROOT / "wiki.txt"), BLOCK)
-    questions = [q for _, q, _ in read_pairs(read_text(ROOT / "birth_dev.tsv"), "birth_dev.tsv")]
-    precision = pick_precision("auto", device)
-    results: dict = {"precision": precision, "hardware": hardware(device), "torch": torch.__version__}
-    for variant in ("vanilla", "rope"):
-        results[variant] = measure_steps(corpus, variant, precision, rounds)
-    if precision != "float32":
-        results["rope float32"] = measure_steps(corpus, "rope", "float32", rounds)
-    results["evaluate"] = measure_answers(corpus, questions, 20 if args.quick else 100)
-    if not args.quick:
-        from report import put_between
-
-        results |= {"tricks": measure_tricks(corpus, precision, rounds), "command": measure_command()}
-        write_text(ROOT / "results" / "speed.json", json.dumps(results, indent=1) + "\n")
-        about = (
-            f"`python experiments/speed.py` on {results['hardware']}, torch {results['torch']}; medians, batch {BATCH}"
-        )
-        text = f"{about}, dropout 0.1, seed 0, own data:\n\n{in_words(results)}"
-        put_between(ROOT / "experiments" / "README.md", "speed", text)
-    print(in_words(results))
-    print(json.dumps(results))
+    corpus, quick = read_text(args.data / "wiki.txt"), suit(PLAIN, AS_RUN)
+    made = rows.provenance(
+        "python experiments/speed.py",
+        rows.data_name(args.data),
+        fingerprint(corpus),
+        seed=0,
+        hardware=hardware(CPU),
+        precision=quick.precision,
+    )
+    documents = CharCorruptionDataset(corpus, BLOCK)
+    found = [measure_steps(documents, variant, quick) for variant in ("vanilla", "rope")]
+    if quick.precision != "float32":
+        found.append(measure_steps(documents, "rope", replace(quick, precision="float32")))
+    found.append(measure_answers(documents, args.data))
+    found += measure_tricks(documents, quick)
+    found += measure_start(args.data / "wiki.txt")
+    print(rows.add("speed", [made | {"torch": torch.__version__} | row for row in found], args.results))
     return 0
 
 

@@ -3,7 +3,7 @@
 # Flags given here go to the training, for example: scripts/part_d.sh --recipe fast --resume
 set -euo pipefail
 cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-.venv/bin/python}
+. scripts/environment.sh
 
 # Train on the names dataset
 "$PYTHON" src/run.py finetune vanilla wiki.txt \

@@ -3,7 +3,7 @@
 # Flags given here go to both trainings, for example: scripts/part_f.sh --recipe fast --resume
 set -euo pipefail
 cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-.venv/bin/python}
+. scripts/environment.sh
 
 # Pretrain the model
 "$PYTHON" src/run.py pretrain vanilla wiki.txt \

@@ -8,30 +8,21 @@ end come the table and the picture of the results, and the submission (scripts/s
 """
 
 import argparse
-import datetime
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / name) for name in ("src", "corpus", "scripts", "experiments")]
-
-import build  # noqa: E402
-import london_baseline  # noqa: E402
-import report  # noqa: E402
-import run  # noqa: E402
-import sensitivity  # noqa: E402
-import speed  # noqa: E402
-import submission  # noqa: E402
-from engine import options  # noqa: E402
-from engine.checkpoints import read_stamp  # noqa: E402
-from engine.files import add_row, fingerprint  # noqa: E402
-from engine.machine import hardware, pick_device  # noqa: E402
-from engine.recipes import MAIN_RECIPE, RECIPES  # noqa: E402
-from utils import UserError, cli, evaluate_places, read_text, write_text  # noqa: E402
-
-DATA_FILES = ("wiki.txt", "birth_places_train.tsv", "birth_dev.tsv", "birth_test_inputs.tsv")
+import london_baseline
+import run
+import sensitivity
+from engine.checkpoints import read_stamp
+from engine.machine import hardware, pick_device
+from engine.recipes import MAIN_RECIPE, RECIPES
+from experiments import speed
+from report import figures, rows, tables
+from report.rows import DATA_FILES, ROOT
+from scripts import submission
+from utils import cli, evaluate_places, fingerprint, read_text, write_text
 
 
 class Reproduction:
@@ -52,13 +43,20 @@ class Reproduction:
         self.out = out or (ROOT / "expt" / recipe if self.is_trial else ROOT)
         self.out.mkdir(parents=True, exist_ok=True)
         self.data = small_data(data, self.out, RECIPES[recipe].people) if self.is_trial else data
-        # Of the beginning of the run: its code has been read by now.
-        self.date, self.commit = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), commit()
+        command = f"python scripts/reproduce.py --recipe {recipe} --seed {seed}"
+        command += "" if data_name == "own" else f" --data FOLDER --data_name {shlex.quote(data_name)}"
+        self.provenance = rows.provenance(
+            command,
+            data_name,
+            fingerprint(read_text(self.data / "wiki.txt")),
+            seed,
+            settings=rows.settings_of(RECIPES[recipe]),
+        )
 
     def file(self, name: str) -> str:
-        """A path for a command line: relative to the project where it can be."""
+        """A path for a command line: relative to the current folder where it can be."""
         path = (self.data if name in DATA_FILES else self.out) / name
-        return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+        return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
     def do(self, function: str, variant: str, script=run, **flags: str):
         """Print a command of the handout, run it, and return what it found."""
@@ -67,11 +65,11 @@ class Reproduction:
             argv += [f"--{flag}", value]
         if function != "evaluate":
             argv += ["--recipe", self.recipe, "--resume"]
-        if self.out != ROOT:
-            argv += ["--expt_dir", str(self.out / "logs")]
+        if (logs := self.file("expt" if self.out == ROOT else "logs")) != "expt":
+            argv += ["--expt_dir", logs]
         argv += ["--seed", str(self.seed), "--device", self.device]
         print(f"\n$ python src/{script.__name__}.py {shlex.join(argv)}", flush=True)
-        return script.run(options.parse(script.build_parser(), argv))
+        return script.main(argv)
 
     def train(self, function: str, variant: str, writes: str, reads: str | None = None) -> None:
         """Pretrain or finetune, unless the same training is complete."""
@@ -93,6 +91,8 @@ class Reproduction:
         trainings = [t for t in (stamp["pretraining"], stamp["training"]) if t is not None]
         row = self.row(variant, dev=found["dev"].correct / found["dev"].total, n=found["dev"].total)
         row |= {
+            "test": None,
+            "test_n": None,
             "seconds": round(sum(t["seconds"] for t in trainings), 1),
             "tokens": sum(t["tokens"] for t in trainings),
             "loss": round(trainings[0]["loss"], 4),  # of the pretraining, where there is one
@@ -107,18 +107,7 @@ class Reproduction:
 
     def row(self, variant: str, **found) -> dict:
         """A row of results: what was found, and how."""
-        return {
-            "data": self.data_name,
-            "variant": variant,
-            "recipe": self.recipe,
-            "seed": self.seed,
-            **found,
-            "corpus": fingerprint(read_text(self.file("wiki.txt"))),
-            "commit": self.commit,
-            "command": f"python scripts/reproduce.py --recipe {self.recipe} --seed {self.seed}"
-            + ("" if self.data_name == "own" else f" --data FOLDER --data_name {self.data_name}"),
-            "date": self.date,
-        }
+        return self.provenance | {"variant": variant, "recipe": self.recipe} | found
 
     def test_answers(self) -> Path | None:
         """The answers to the test questions, where we have them: to our own data."""
@@ -147,7 +136,7 @@ class Reproduction:
         for part, variant in (("f", "vanilla"), ("g", "rope")):
             print(f"\n=== part ({part}): {variant}, pretrained and finetuned")
             trained = self.pretrained(variant)
-            add_row(results / "accuracy", trained, report.TRAINED)
+            rows.add("accuracy", trained, results)
         print("\n=== part 4(a): the question in other words")
         flags = {"reading_params_path": self.file("rope.finetune.params")}
         flags |= {"eval_corpus_path": self.file("birth_dev.tsv")}
@@ -155,37 +144,9 @@ class Reproduction:
         found = self.do("evaluate", "rope", sensitivity, **flags).result()
         row = self.row("rope", dev=found["reworded"], n=found["n"])
         controls.append({"what": "rope, question reworded (4a)", **row})
-        for control in controls:
-            add_row(results / "controls", control, ("what", *report.TRAINED))
+        rows.add("controls", controls, results)
         machine = {name: trained[name] for name in ("hardware", "precision")}
-        add_row(results / "sensitivity", self.row("rope", **found, **machine), report.TRAINED)
-
-
-def commit() -> str:
-    """The commit of the code, with + if it was changed since (results and texts are not code)."""
-    try:
-        git = ["git", "-C", str(ROOT)]
-        name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-        dirty = subprocess.run(
-            [*git, "status", "--porcelain", "-uno", "--", ".", ":!results", ":!*.md"], capture_output=True, text=True
-        ).stdout
-        return name.strip() + ("+" if dirty.strip() else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def check_data(folder: Path) -> None:
-    """UserError if one of the data files is missing."""
-    for name in DATA_FILES:
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name}: no such file; --data needs a folder with {', '.join(DATA_FILES)}")
-
-
-def name_of_data(folder: Path) -> str:
-    """ "own" for the files that corpus/build.py writes, "other" for any others."""
-    ours = build.files(build.split(build.read_people()))
-    same = all(read_text(folder / name) == ours[ROOT / name].decode() for name in DATA_FILES)
-    return "own" if same else "other"
+        rows.add("sensitivity", self.row("rope", **found, **machine), results)
 
 
 def small_data(data: Path, out: Path, people: int) -> Path:
@@ -198,12 +159,13 @@ def small_data(data: Path, out: Path, people: int) -> Path:
     documents, first, small = lines["wiki.txt"], 0, {"wiki.txt": []}
     parts = {"birth_places_train.tsv": people // 2, "birth_dev.tsv": people // 4, "birth_test_inputs.tsv": people // 4}
     for name, count in parts.items():
-        chosen = sorted(range(len(lines[name])), key=lambda i: "?" not in documents[first + i])[:count]
+        mine = documents[first : first + len(lines[name])]
+        chosen = sorted(range(len(mine)), key=lambda i: "?" not in mine[i])[:count]
         small[name] = [lines[name][i] for i in chosen]
-        small["wiki.txt"] += [documents[first + i] for i in chosen]
+        small["wiki.txt"] += [mine[i] for i in chosen]
         first += len(lines[name])
-    for name, rows in small.items():
-        write_text(out / name, "\n".join(rows) + ("" if name == "wiki.txt" else "\n"))
+    for name, kept in small.items():
+        write_text(out / name, "\n".join(kept) + ("" if name == "wiki.txt" else "\n"))
     return out
 
 
@@ -217,19 +179,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="default: %(default)s")
     parser.add_argument("--results", type=Path, help="folder of the rows (default: expt/results, for a trial its own)")
     args = parser.parse_args(argv)
-    check_data(args.data)
-    data_name = args.data_name or name_of_data(args.data)
+    data_name = args.data_name or rows.data_name(args.data)
     device = pick_device(args.device)
     print(f"recipe {args.recipe}: {RECIPES[args.recipe].about}\ndata {data_name}, device {hardware(device)}")
     steps = Reproduction(args.recipe, args.seed, args.data.resolve(), data_name, args.device)
     results = args.results or (steps.out if steps.is_trial else ROOT / "expt") / "results"
     steps.all(results)
     print("\n=== results")
-    print(report.write_run(results, data_name, args.recipe, args.seed))
+    tables.write(results)
+    figures.draw(results, data_name, args.recipe)
+    found = tables.chosen(tables.read_models(results), data=data_name, recipe=args.recipe, seed=args.seed)
+    print(tables.markdown(tables.table(found, tables.IN_SHORT)))
     if steps.is_trial:
-        print(f"\na trial: everything is in {steps.out.relative_to(ROOT)}; `make run` trains on all people")
+        print(f"\na trial: everything is in {steps.out}; `make run` trains on all people")
         return 0
-    print(f"\ntable and picture: {results}; TensorBoard: tensorboard --logdir expt\n\n=== submission")
+    print(f"\ntables and figures: {results}; TensorBoard: tensorboard --logdir {ROOT / 'expt'}\n\n=== submission")
     return submission.main(["--data", str(steps.data)])
 
 

@@ -87,14 +87,14 @@ class CausalSelfAttention(nn.Module):
         q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind()  # each (B, nh, T, hs)
         # 2. [part g] rotate queries and keys by their positions
         if self.rope:
-            q, k = apply_rotary_emb(torch.stack((q, k)), self.rope_cache)  # (2, B, nh, T, hs)
+            q = apply_rotary_emb(q, self.rope_cache)
+            k = apply_rotary_emb(k, self.rope_cache)
         # 3. the score of each query with each key
         att = (q / math.sqrt(hs)) @ k.transpose(-2, -1)  # (B, nh, T, hs) x (B, nh, hs, T) -> (B, nh, T, T)
-        # 4. nobody sees the future: log 1 = 0 is added to what may be seen, log 0 = -inf to the rest
-        att = att + self.mask[:, :, :T, :T].log().type_as(att)  # (B, nh, T, T) + (1, 1, T, T)
-        # 5. scores become shares, in the scores' own precision: autocast would go to float32 and back
-        with torch.autocast(x.device.type, enabled=False):
-            att = self.attn_drop(F.softmax(att, dim=-1))  # (B, nh, T, T)
+        # 4. no query sees the future
+        att = att.masked_fill(self.mask[:, :, :T, :T] == 0, float("-inf"))
+        # 5. scores become weights; the dtype keeps autocast from computing this in float32
+        att = self.attn_drop(F.softmax(att, dim=-1, dtype=att.dtype))  # (B, nh, T, T)
         # 6. the weighted mean of the values, heads side by side, projected
         y = (att @ v).transpose(1, 2).reshape(B, T, C)  # (B, nh, T, T) x (B, nh, T, hs) -> (B, T, C)
         return self.resid_drop(self.proj(y))

@@ -6,7 +6,8 @@
 Every question is asked in two wordings (--template) and two ways (--prompt). Bare (4b) is the question alone, and the
 exact match compares the reply as it is; instructed (4c) adds instructions, and the exact match compares the place that
 `parse_place` reads. The match after normalisation compares the place in both, without regard to case, accents, country.
-Replies are kept (engine/hub.py): the same command goes on with an interrupted run.
+Replies are kept (engine/hub.py): the same command goes on with an interrupted run. report/llm.py makes rows of results
+from them.
 """
 
 import argparse
@@ -22,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).parent))  # left out by python -P and pyth
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch is loaded: waiting threads sleep sooner
 
 from engine import hub
-from engine.files import add_row
 from engine.machine import hardware
 from engine.wordings import ORIGINAL, REWORDED, alone, ask_about, mcnemar, names_in, share
 from parse_place import THOUGHTS, normalise, parse_place, without_thoughts
@@ -35,7 +35,6 @@ PROMPTS = {
     "instructed": "{question} Answer with the name of the city or town alone: no sentence, no country, no explanation. "
     "If you are not sure, give your best guess.",
 }
-KEY = ("model", "data", "prompt", "template", "n")  # what identifies a row of results
 
 
 class Chat:
@@ -50,8 +49,9 @@ class Chat:
             self.model = hf.AutoModelForCausalLM.from_pretrained(source, dtype=args.precision, gguf_file=file)
         longest = hub.prepare(source, self.tokenizer, self.model)
         self.model.to(args.device).eval()
+        self.hardware = hardware(args.device)
         self.new_tokens, self.parameters = args.max_new_tokens or longest, self.model.num_parameters()
-        print(f"{args.name}: {self.parameters:,} parameters; device {hardware(args.device)}, {args.precision}")
+        print(f"{args.name}: {self.parameters:,} parameters; device {self.hardware}, {args.precision}")
 
     def prompt(self, message: str) -> str:
         """The text that the model gets for a user message. Some templates add a system message; it stays."""
@@ -85,19 +85,14 @@ def compare(prompt: str, question: str, raw: str, place: str) -> tuple[str, dict
     return compared, {"asked": question, "parsed": parsed} | ({"answer": place} | right if place else {})
 
 
-def accuracy(found: dict[tuple[str, str], list[dict[str, Any]]], prompt: str, template: str) -> dict[str, Any]:
-    """Print and return a result: accuracies as shares, and McNemar's test of the new wording against the original."""
+def print_accuracy(found: dict[tuple[str, str], list[dict[str, Any]]], prompt: str, template: str) -> None:
+    """Print accuracies, and McNemar's test of the new wording against the original."""
     notes = found[prompt, template]
-    row: dict[str, Any] = {"prompt": prompt, "template": template, "n": len(notes)}
     for kind, title in (("exact", "exact match"), ("normalised", "match after normalisation")):
-        right = sum(note[kind] for note in notes)
-        row[kind] = right / len(notes)
-        print(f"{prompt}, {template}, {title}: {share(right, len(notes))}")
+        print(f"{prompt}, {template}, {title}: {share(sum(note[kind] for note in notes), len(notes))}")
     if template == "reworded" and (prompt, "original") in found:
-        lost, won, p = mcnemar(*([note["normalised"] for note in found[prompt, t]] for t in TEMPLATES))
-        row |= {"only_original": lost, "only_reworded": won, "p_mcnemar": float(f"{p:.3g}")}
-        print(f"{prompt}, normalised: {alone(lost, won, p)}")
-    return row
+        tested = mcnemar(*([note["normalised"] for note in found[prompt, t]] for t in TEMPLATES))
+        print(f"{prompt}, normalised: {alone(*tested)}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -108,29 +103,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--template", choices=[*TEMPLATES, "both"], default="both", help="default: %(default)s")
     args = hub.parse(parser, argv, example=LISTED[0])
     text, where = read_text(args.eval_corpus_path), args.eval_corpus_path
-    people, places = names_in(text, where)[: args.limit], [p for _, _, p in read_pairs(text, where)][: args.limit]
+    people, places = names_in(text, where), [place for _, _, place in read_pairs(text, where)]
     chat = functools.cache(lambda: Chat(args))  # loaded when first needed: a complete run only scores its replies anew
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     prompts = PROMPTS if args.prompt == "both" else [args.prompt]
     for prompt, template in itertools.product(prompts, TEMPLATES if args.template == "both" else [args.template]):
-        questions = [ask_about(p, TEMPLATES[template]) for p in people]
         message = PROMPTS[prompt].replace("{question}", TEMPLATES[template])
         settings = {"questions": fingerprint(text), "message": message, "model": args.name, "precision": args.precision}
         settings["max_new_tokens"] = args.max_new_tokens
         stem = Path(args.outputs_dir) / f"modern_llm.{args.name.replace('/', '_')}.{prompt}.{template}"
         record = hub.Record(stem, settings, args.restart)
-        messages = [ask_about(p, message) for p in people]
-        replies = record.replies(messages, chat, args.batch_size, f"{prompt}, {template}")
-        scored = [compare(prompt, *each) for each in zip(questions, replies, places, strict=True)]
-        found[prompt, template] = [note for _, note in scored]
-        record.write(found[prompt, template])
-        write_text(f"{stem}.predictions", "".join(compared + "\n" for compared, _ in scored))
+        messages = [ask_about(p, message) for p in people[: args.limit]]
+        record.ask(messages, chat, args.batch_size, f"{prompt}, {template}")
+        predictions = []
+        for i in itertools.takewhile(record.known.__contains__, range(len(people))):  # earlier runs may have asked more
+            question = ask_about(people[i], TEMPLATES[template])
+            compared, note = compare(prompt, question, record.known[i]["raw"], places[i])
+            record.known[i] |= note
+            predictions.append(compared + "\n")
+        record.write()
+        write_text(f"{stem}.predictions", "".join(predictions))
         print(f"{prompt}, {template}: {stem}.predictions and {stem}.jsonl")
+        found[prompt, template] = [record.known[i] for i in range(len(messages))]
         if places[0]:
-            row = {"model": args.name, "data": args.data, "parameters": record.settings["parameters"]}
-            row |= accuracy(found, prompt, template)
-            if args.results_path:
-                print(f"a row in {add_row(Path(args.results_path) / 'modern_llm', row, KEY)}")
+            print_accuracy(found, prompt, template)
     if not places[0]:
         print(f"{where} has no answers, so no accuracy")
     return 0

@@ -7,6 +7,7 @@ import sys
 import time
 from argparse import Namespace
 from itertools import product
+from math import nan
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,9 @@ import torch
 
 import modern_llm
 from engine import hub
-from engine.files import read_rows
 from helpers import Program, Result
-from utils import UserError, cli, evaluate_places
+from report import llm, rows
+from utils import UserError, cli, evaluate_places, fingerprint
 
 PEOPLE = {"Ansa Veld": "Warsaw", "Bero Tinn": "Zurich", "Cil Orra": "Lima", "Dov Elan": "Oslo", "Eno Fahl": "Graz"}
 QUESTIONS = "".join(f"Where was {name} born?\t{place}\n" for name, place in PEOPLE.items())
@@ -27,7 +28,8 @@ class Parrot:
     """A chat that looks its replies up; counts what it is asked, and can be interrupted after some batches."""
 
     def __init__(self):
-        self.parameters, self.new_tokens, self.batches_until_interrupt = 1234, 64, 10**6
+        self.parameters, self.new_tokens, self.hardware = 1234, 64, "a cage"
+        self.batches_until_interrupt = 10**6
         self.asked: list[str] = []
 
     def prompt(self, message: str) -> str:
@@ -57,18 +59,25 @@ def parrot(monkeypatch, tmp_path) -> Parrot:
     """The parrot in place of a model, a file of questions, and a folder that looks like a model's."""
     chat = Parrot()
     monkeypatch.setattr(modern_llm, "Chat", lambda args: chat)
-    (tmp_path / "dev.tsv").write_text(QUESTIONS)
+    (tmp_path / "birth_dev.tsv").write_text(QUESTIONS)
+    (tmp_path / "wiki.txt").write_text("Ansa Veld. Born in Warsaw.\n")
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     return chat
 
 
-def start(*more: str, results: str | None = "r") -> int:
+def start(*more: str) -> int:
     """The script's exit code."""
-    flags = {"--model": "tiny", "--eval_corpus_path": "dev.tsv", "--device": "cpu", "--results_path": results}
-    argv = [part for flag, value in flags.items() if flag not in more and value for part in (flag, value)]
+    flags = {"--model": "tiny", "--eval_corpus_path": "birth_dev.tsv", "--device": "cpu"}
+    argv = [part for flag, value in flags.items() if flag not in more for part in (flag, value)]
     return cli(lambda: modern_llm.main([*argv, *more]))
+
+
+def rows_of_records(folder: str = ".") -> list[dict]:
+    """The rows that report/llm.py makes of the records in a folder."""
+    assert cli(lambda: llm.main([f"--folder={folder}", f"--data={folder}", "--data_name=my class", "--results=r"])) == 0
+    return rows.read("modern_llm", Path("r")).to_dict("records")
 
 
 def lines(path: str) -> list[str]:
@@ -89,19 +98,20 @@ def test_four_cells(parrot, capsys):
     assert parrot.asked[:5] == [f"Where was {name} born?" for name in PEOPLE]
     assert parrot.asked[5:10] == [f"What is the birthplace of {name}?" for name in PEOPLE]
     assert all(message.startswith("Where was") and "city" in message for message in parrot.asked[10:15])
-    rows = read_rows("r/modern_llm")
-    assert [(r["prompt"], r["template"], r["exact"], r["normalised"]) for r in rows] == [
+    found = rows_of_records()
+    assert [(r["prompt"], r["template"], r["exact"], r["normalised"]) for r in found] == [
         ("bare", "original", 0.2, 1.0),
         ("bare", "reworded", 0.0, 0.2),
         ("instructed", "original", 0.8, 1.0),
         ("instructed", "reworded", 0.0, 0.2),
     ]
-    assert all((r["model"], r["data"], r["n"], r["parameters"]) == ("tiny", "own", 5, 1234) for r in rows)
-    assert [r.get("p_mcnemar") for r in rows] == [None, 0.125, None, 0.125]
-    assert (rows[1]["only_original"], rows[1]["only_reworded"]) == (4, 0)
-    for row in rows:
+    assert all((r["model"], r["data"], r["n"], r["parameters"]) == ("tiny", "my class", 5, 1234) for r in found)
+    assert all((r["questions"], r["hardware"]) == (fingerprint(QUESTIONS), "a cage") for r in found)
+    assert [r["p_mcnemar"] for r in found] == pytest.approx([nan, 0.125, nan, 0.125], nan_ok=True)
+    assert (found[1]["only_original"], found[1]["only_reworded"]) == (4, 0)
+    for row in found:
         stem = f"modern_llm.tiny.{row['prompt']}.{row['template']}"
-        assert evaluate_places("dev.tsv", lines(f"{stem}.predictions")) == (5, 5 * row["exact"])
+        assert evaluate_places("birth_dev.tsv", lines(f"{stem}.predictions")) == (5, 5 * row["exact"])
         record = lines(f"{stem}.jsonl")
         assert len(record) == 6 and json.loads(record[2])["parsed"] == "Zürich"
     out = capsys.readouterr().out
@@ -130,20 +140,27 @@ def test_continues_where_it_stopped(parrot, tmp_path):
 
 
 def test_limit_grows(parrot):
-    """A trial of two is part of the whole run, its rows stay apart (n), and it writes none unasked."""
-    for limit, asked in ((["--limit", "2"], 2), ([], 5), (["--limit", "2"], 5)):
+    """A trial of two is part of the whole run, and its rows stay apart (n); another trial takes nothing away.
+
+    Bug: --limit behind a whole run cut its predictions, and what was known of its replies.
+    """
+    for limit, asked, kept in ((["--limit", "2"], 2, 2), ([], 5, 5), (["--limit", "2"], 5, 5)):
         assert start(*ONE, *limit) == 0 and len(parrot.asked) == asked
-    assert [row["n"] for row in read_rows("r/modern_llm")] == [2, 5]
-    assert len(lines("modern_llm.tiny.bare.original.jsonl")) == 6  # nothing lost
-    assert start("--limit", "1", results=None) == 0 and not Path("expt").exists()
-    assert start(results=None) == 0 and len(read_rows("expt/results/modern_llm")) == 4
+        assert len(lines("modern_llm.tiny.bare.original.predictions")) == kept
+        assert [row["n"] for row in rows_of_records()] == [2, 5][: 1 + (kept == 5)]
+    assert all("parsed" in json.loads(line) for line in lines("modern_llm.tiny.bare.original.jsonl")[1:])
 
 
 def test_other_records_are_not_mixed_in(parrot, capsys):
     """A record of another file, or of another program, is refused by name, and stays."""
     assert start(*ONE) == 0
     record = Path("modern_llm.tiny.bare.original.jsonl")
-    Path("dev.tsv").write_text("Where was Ansa Veld born?\tWarsaw\n")
+    with pytest.raises(UserError, match=r"holds no scored replies to other/birth_dev\.tsv"):
+        Path("other").mkdir()
+        for name in ("birth_dev.tsv", "wiki.txt"):
+            Path("other", name).write_text("Where was Ansa Veld born?\tWarsaw\n")
+        llm.main(["--folder=.", "--data=other", "--data_name=x"])
+    Path("birth_dev.tsv").write_text("Where was Ansa Veld born?\tWarsaw\n")
     for content, hint in ((record.read_text(), "belongs to a run with another questions"), ("[]\n", "is no record of")):
         record.write_text(content)
         assert start("--prompt", "bare") == 2 and record.read_text() == content
@@ -151,10 +168,24 @@ def test_other_records_are_not_mixed_in(parrot, capsys):
     assert start("--prompt", "bare", "--restart") == 0
 
 
+@pytest.mark.parametrize("damage", ["[]", "7", '{"question": 3}', '{"raw": "x"}', "{"])
+def test_a_damaged_line_of_a_record_is_named(parrot, capsys, damage):
+    """By file and line, by both programs that read it. Bug: it was a TypeError."""
+    assert start(*ONE) == 0
+    record = Path("modern_llm.tiny.bare.original.jsonl")
+    known = lines(str(record))
+    record.write_text("\n".join([*known[:2], damage, *known[2:], ""]))
+    capsys.readouterr()
+    for code in (start(*ONE), cli(lambda: llm.main(["--folder=.", "--data=.", "--data_name=x"]))):
+        assert code == 2
+    for said in capsys.readouterr().err.splitlines():
+        assert_one_line(said, r"bare\.original\.jsonl, line 3: is no reply; delete the line")
+
+
 def test_file_without_answers(parrot, capsys):
-    """Predictions are written, no accuracy, no rows."""
-    Path("dev.tsv").write_text("".join(f"Where was {name} born?\n" for name in PEOPLE))
-    assert start() == 0 and not Path("r").exists()
+    """Predictions are written, no accuracy."""
+    Path("birth_dev.tsv").write_text("".join(f"Where was {name} born?\n" for name in PEOPLE))
+    assert start() == 0
     assert "no answers" in capsys.readouterr().out
     assert len(lines("modern_llm.tiny.instructed.original.predictions")) == 5
 
@@ -171,7 +202,6 @@ MISTAKES = [
     ("--model", "ggufs", "say --gguf_file a.gguf"),
     ("--eval_corpus_path", "odd.tsv", "odd.tsv, line 2: 'Who?' is not of the form"),
     ("--outputs_dir", "nowhere", "the folder nowhere does not exist"),
-    ("--results_path", "dev.tsv/r", "--results_path dev.tsv/r: "),
 ]
 
 
@@ -266,12 +296,14 @@ def script(llama: Path, monkeypatch, *words: str) -> Result:
 
 def test_whole_script_with_a_llama(llama, monkeypatch):
     """Loads, asks, writes, prints; the second run finds all of it done."""
-    argv = ["--model", str(llama), "--max_new_tokens", "8", "--batch_size", "3", "--results_path", "r"]
+    argv = ["--model", str(llama), "--max_new_tokens", "8", "--batch_size", "3"]
     done = script(llama, monkeypatch, *argv)
     assert done.code == 0, done.stderr
     assert "<s>system You help.</s><s>user Where was Ansa Veld born?</s><s>assistant " in done.stdout
     assert "bare, original: 5 of 5 questions" in done.stdout
-    cells = [(r["model"], r["prompt"], r["template"], r["n"]) for r in read_rows(llama.parent / "r" / "modern_llm")]
+    monkeypatch.chdir(llama.parent)
+    Path("wiki.txt").write_text("A text.")
+    cells = [(r["model"], r["prompt"], r["template"], r["n"]) for r in rows_of_records()]
     assert cells == [("tiny-llama", *cell, 5) for cell in product(modern_llm.PROMPTS, modern_llm.TEMPLATES)]
     for _, prompt, template, _ in cells:
         stem = llama.parent / f"modern_llm.tiny-llama.{prompt}.{template}"

@@ -1,152 +1,295 @@
-"""Rows of results, and the tables and pictures that are made from them."""
+"""From rows to what is shown: tables, figures, pages, and the report."""
 
+import json
+import math
+import os
+import re
+import shutil
 import subprocess
-import sys
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
-import report
-from engine.files import add_row, read_rows
-from modern_llm import KEY, LISTED
-from utils import UserError
+from helpers import invent_people
+from report import figures, latex, page, rows, tables
+from report.experiment_tables import TABLES
+from utils import UserError, cli, fingerprint
 
-KEYS = {"controls": ("what", *report.TRAINED), "modern_llm": KEY, "curve": report.CURVE, "ablation": report.ABLATION}
-ADDER = """import sys; sys.path.insert(0, sys.argv[1])
-from engine.files import add_row
-for seed in range(60):
-    add_row(sys.argv[2], {"who": sys.argv[3], "seed": seed, "text": "é" * 5000}, ("who", "seed"))"""
+PEOPLE = invent_people(40, 12)
+NAME = "my class"  # of the data
+ODD = "[Ștefan] </script>*"  # a name that must come as text, in HTML, Markdown and at the start of a row of LaTeX
 
 
-def row(seed: int, dev: float, **changes) -> dict:
-    """A row as reproduce.py writes it."""
-    more = {"seconds": 60.0, "tokens": 1000, "hardware": "cpu", "precision": "float32", "date": "2026-11-24"}
-    return {"data": "own", "variant": "rope", "recipe": "fast", "seed": seed, "dev": dev, "n": 500, **more, **changes}
+def put(folder: Path, data: str = NAME, recipe: str = "fast", seed: int = 0) -> None:
+    """The rows of one run as the programs write them: vanilla 25 %, rope 45 % of 500."""
+    made = rows.provenance("make run", data, fingerprint(PEOPLE.corpus), seed, hardware="cpu & co", precision="float32")
+    run = made | {"recipe": recipe, "n": 500, "seconds": 90.0, "tokens": 1000}
+    for variant, dev in (("vanilla", 0.25), ("rope", 0.45)):
+        rows.add("accuracy", run | {"variant": variant, "dev": dev}, folder)
+    for what, dev in zip((*tables.MODELS[:2], tables.MODELS[4]), (0.02, 0.05, 0.1), strict=True):
+        rows.add("controls", run | {"variant": "-", "dev": dev, "what": what}, folder)
+    counts = {"only_original": 180, "only_reworded": 5, "p_mcnemar": 1.23e-63}
+    rows.add(
+        "sensitivity", run | {"variant": "rope", "original": 0.45, "reworded": 0.1, "parameters": 99} | counts, folder
+    )
+    for prompt, template in ((prompt, template) for prompt in tables.ASKED for template in tables.WORDINGS):
+        told = {"model": "some/small_LLM", "prompt": prompt, "template": template, "parameters": 1234567}
+        told |= {"exact": 0.0, "normalised": 0.08} | (counts if template == "reworded" else {})
+        rows.add("modern_llm", made | {"n": 500} | told, folder)
 
 
-def put(folder, table: str, *rows: dict) -> None:
-    """Add rows to a table."""
-    for one in rows:
-        add_row(folder / table, one, KEYS.get(table, report.TRAINED))
+def put_answers(folder: Path, data: str = NAME) -> None:
+    """The rows of experiments on answers: ten dev questions, the surer the earlier; 0, 1, 2 and 4 are right."""
+    made = rows.provenance("python x", data, "c0", 0, hardware="cpu", precision="float32") | {"recipe": "fast"}
+    people = [f"{ODD} {i}" for i in range(10)]
+    for model in page.ASKED:
+        run = made | {"model": model, "variant": model.partition(",")[0]}
+        asked = [
+            {"name": name, "truth": "Rome", "answer": "Rome" if right else "Bonn", "right": right, "in_train": i < 9}
+            | {"in_document": right and i > 0, "confidence": 0.9 - i / 20}
+            for i, (name, right) in enumerate(zip(people, (i in (0, 1, 2, 4) for i in range(10)), strict=True))
+        ]
+        rows.add("analysis_questions", [run | one for one in asked], folder)
+        chance = {
+            "alike_n": 100,
+            "alike_hits": 20,
+            "alike_chance": 0.1,
+            "alike_chance_low": 0.05,
+            "alike_chance_high": 0.15,
+        }
+        found = {"n": 10, "right": 4, "ece": 0.1, "coverage_at_90": 0.3, "invented_n": 2}
+        found |= {"invented_in_train": 1, "auroc": 0.8, "auroc_low": 0.7, "auroc_high": 0.9, **chance}
+        rows.add("analysis", run | found, folder)
+        rows.add("analysis_bins", [run | {"confidence": 0.5, "n": 10, "right": 4}], folder)
+        coverage = [{"percent": p, "n": p // 10, "share": 0.5} for p in (25, 50, 75, 100)]
+        rows.add("analysis_coverage", [run | one for one in coverage], folder)
+        rows.add("analysis_invented", [run | {"language": "Old", "name": "Jo Pa", "answer": "Oslo"}] * 2, folder)
+        same = {"people": "mixed", "same": "surname", "n": 40, "hits": 10, "chance": 0.1}
+        rows.add("analysis_namesakes", [run | same | {"chance_low": 0.05, "chance_high": 0.15}], folder)
 
 
-def lines(table: str) -> list[list[str]]:
-    """The cells of a table in Markdown, without its head."""
-    cells = [line[2:-2].split(" | ") for line in table.split("\n")]
-    assert len(set(map(len, cells))) == 1
-    return cells[2:]
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder of data and of results, of one run."""
+    for name, text in zip(rows.DATA_FILES, (PEOPLE.corpus, PEOPLE.pairs, PEOPLE.unseen, PEOPLE.questions), strict=True):
+        (tmp_path / name).write_text(text)
+    put(tmp_path)
+    put_answers(tmp_path)
+    return tmp_path
 
 
-def test_two_processes_that_add_rows_at_once_lose_none(tmp_path):
-    """Bug: a table was one file, which each read and wrote anew: what the other had added between was lost."""
-    words = [sys.executable, "-c", ADDER, str(report.ROOT / "src"), str(tmp_path)]
-    adders = [subprocess.Popen([*words, who]) for who in ("one", "two")]
-    while any(adder.poll() is None for adder in adders):
-        read_rows(tmp_path)  # finds whole rows alone at any time
-    assert len({(r["who"], r["seed"]) for r in read_rows(tmp_path)}) == 120
+# ---------------------------------------------------------------- tables
 
 
-def test_a_row_replaces_the_one_with_its_key_alone(tmp_path):
-    """An entry that a row lacks is part of its key. What is no row is an error in one line."""
-    put(tmp_path, "accuracy", row(0, 0.1), row(1, 0.2), {"seed": 0, "dev": 0}, row(0, 0.3), row(0, 0.4, data="course"))
-    assert sorted(r["dev"] for r in read_rows(tmp_path / "accuracy")) == [0, 0.2, 0.3, 0.4]
-    (tmp_path / "x.json").write_text("[1]")
-    with pytest.raises(UserError, match=r"x\.json: is no row of results; restore it from git"):
-        read_rows(tmp_path)
+def test_intervals():
+    """Wilson's for the questions of a run, at whole counts and between them; Student's t over seeds."""
+
+    def wilson(share: float, n: int, z: float = 1.959963985) -> list[float]:
+        middle, spread = share + z * z / 2 / n, z * math.sqrt(share * (1 - share) / n + z * z / 4 / n / n)
+        return [(middle - spread) / (1 + z * z / n), (middle + spread) / (1 + z * z / n)]
+
+    for share, n in ((0.4, 500), (0.0, 500), (1.0, 20), (382 / 500, 500), (382.6666 / 500, 500)):
+        assert list(tables.wilson(share, n)) == pytest.approx(wilson(share, n), abs=2e-4)
+    assert tables.percent(0.4, 500) == "40.0% (35.8 to 44.4)" and tables.percent(math.nan, 500) == "-"
+    assert tables.student([0.3, 0.4, 0.5]) == pytest.approx((0.4 - 0.2484, 0.4 + 0.2484), abs=1e-4)  # t = 4.303
+    assert math.isnan(tables.student([0.3])[0])
 
 
-def test_means_have_both_intervals(tmp_path):
-    """Wilson's for the questions of one run, which seeds do not narrow; Student's over the seeds; the range."""
-    for name, shares, cells in (
-        ("one", [0.4], ["0", "40.0% (35.8 to 44.4)", "-", "-"]),
-        ("three", [0.3, 0.4, 0.5], ["0 1 2", "40.0% (35.8 to 44.4)", "15.2 to 64.8", "30.0 to 50.0"]),  # t = 4.303
-        ("low", [0.0, 0.1], ["0 1", "5.0% (3.4 to 7.3)", "0.0 to 68.5", "0.0 to 10.0"]),
-        ("all", [1.0, 1.0], ["0 1", "100.0% (99.2 to 100.0)", "100.0 to 100.0", "100.0 to 100.0"]),
-    ):
-        put(tmp_path / name, "accuracy", *(row(i, dev, plain_step_seconds=1.5) for i, dev in enumerate(shares)))
-        rest = ["-", "30%", "1,000", "1.0 (1.50 s)", "cpu, float32"]
-        assert lines(report.write_tables(tmp_path / name)) == [["rope, pretrained", "own", "fast", *cells, *rest]]
+def test_a_line_for_all_seeds_of_a_model(tmp_path):
+    """Of one machine; seeds, intervals and range; dashes where something is unknown."""
+    told = {"data": "own", "variant": "rope", "recipe": "fast", "n": 500, "hardware": "cpu", "precision": "float32"}
+    for seed, dev in enumerate((0.3, 0.4, 0.5)):
+        rows.add("accuracy", told | {"seed": seed, "dev": dev, "seconds": 60.0 + seed, "tokens": None}, tmp_path)
+    rows.add("accuracy", told | {"seed": 0, "dev": 0.9, "hardware": "gpu", "test": 0.5, "test_n": 100}, tmp_path)
+    first, second = tables.all_results(tmp_path).to_dict("records")
+    assert first["dev (95 %)"] == "40.0% (35.8 to 44.4)" and first["95 % over seeds"] == "15.2 to 64.8"
+    assert (first["seeds"], first["range"], first["bar"]) == ("0 1 2", "30.0 to 50.0", "30%")
+    assert (first["test (95 %)"], first["tokens"], first["minutes (plain step)"]) == ("-", "-", "1.0")
+    assert (second["seeds"], second["test (95 %)"], second["hardware"]) == ("0", "50.0% (40.4 to 59.6)", "gpu, float32")
+    (short,) = tables.results(tmp_path).to_dict("records")
+    assert (short["model"], short["seeds"], short["seconds"]) == ("rope, pretrained", "0 1 2", "61")
 
 
-def test_a_run_shows_its_own_rows(tmp_path):
-    """Bugs: it showed the rows of two machines; matplotlib refused an interval that began just below 0."""
-    assert lines(report.write_run(tmp_path, "own", "fast", 0)) == []
-    here = row(0, 1.0, hardware="gpu", date="2026-11-25T09:00:00+00:00", test=0.9, test_n=100)
-    others = (row(0, 0.2, **other) for other in ({"recipe": "best"}, {"data": "course"}, {"variant": "vanilla"}))
-    put(tmp_path, "accuracy", here, row(0, 0.3), row(1, 0.5), *others)
-    london = {"what": report.MODELS[1], "data": "own", "recipe": "fast", "seed": 0, "n": 500, "dev": 0.05}
-    put(tmp_path, "controls", row(0, 0.0, what=report.MODELS[0]), london)
-    text = report.write_run(tmp_path, "own", "fast", 0)
-    assert [line[0] for line in lines(text)] == list(report.MODELS[:4]) and lines(text)[3][-1] == "gpu, float32"
-    assert lines(text)[3][4:7] == ["100.0% (99.2 to 100.0)", "90.0% (82.6 to 94.5)", "30%"]
-    assert (tmp_path / "results.md").read_text() == text + "\n" and (tmp_path / "accuracy.png").exists()
+def test_both_wordings_stand_side_by_side(folder):
+    """Ours, then the LLMs in both ways; those of the handout's that were not asked are named with their command."""
+    found = tables.modern_llm(folder)
+    ours, bare, told, *missing = found.to_dict("records")
+    assert ours["model"] == "our RoPE model (fast, seed 0)" and ours["exact, reworded"] == "10.0% (7.7 to 12.9)"
+    assert ours["right in one wording only"] == "180 : 5" and ours["McNemar's p"] == "1.2e-63"
+    assert (bare["asked"], told["asked"]) == ("question alone", "with instructions")
+    assert bare["place read, original"] == "8.0% (5.9 to 10.7)" and bare["data"] == NAME
+    assert len(missing) == 3 and "make llm LLM=Qwen/Qwen3-1.7B" in missing[0]["asked"]
 
 
-def test_the_short_table_has_eight_lines(tmp_path):
-    """The models by the main recipe on our data, then a line for each other recipe on the course's."""
-    for recipe, data in (("fast", "own"), *((r, "course") for r in ("fast", "handout", "best", "excerpts", "smoke"))):
-        put(tmp_path, "accuracy", *(row(0, 0.4, variant=v, recipe=recipe, data=data) for v in ("rope", "vanilla")))
-    put(tmp_path, "controls", *(row(0, 0.05, what=what) for what in report.MODELS if ", pretrained" not in what))
-    found = lines(report.short_table(report.read_models(tmp_path)))
-    assert [line[0] for line in found] == [*report.MODELS, *["rope, pretrained; vanilla, pretrained"] * 3]
-    assert found[3][1:] == ["own", "fast", "0", "40.0% (35.8 to 44.4)", "-", "30%", "60", "cpu, float32"]
-    assert [line[1:3] for line in found[5:]] == [["course", recipe] for recipe in ("handout", "best", "excerpts")]
+def test_one_table_in_three_formats():
+    """Cells come as text, whatever they hold."""
+    table = pd.DataFrame([[ODD, "a | b"], ["5% & {x}_~^\\", "ö – 梁"]], columns=["model", "100 %"])
+    lines = tables.markdown(table).split("\n")
+    assert len(lines) == 4 and r"a \| b" in lines[2]
+    html = tables.html(table)
+    assert "&lt;/script&gt;" in html and html.count('scope="col"') == html.count('scope="row"') == 2
+    tex = tables.latex(table, "ll")
+    assert "{[}{[}U+0218]tefan]" in tex and r"5\% \& \{x\}\_" in tex and r"ö – {[}U+6881]" in tex
 
 
-def add_comparison(folder, **ours) -> None:
-    """Rows as sensitivity.py and modern_llm.py give them: 100 questions, the LLM asked in both ways, two data sets."""
-    counts = {"only_original": 12, "only_reworded": 2, "p_mcnemar": 0.0129}
-    mine = row(0, 0.3, n=100, original=0.3, reworded=0.2, parameters=3_300_000, **counts)
-    put(folder, "sensitivity", mine | ours)
-    for data, prompt, right in ((d, p, r) for d in ("course", "own") for p, r in (("bare", 0.0), ("instructed", 0.4))):
-        cell = {"model": "tiny-llm", "data": data, "prompt": prompt, "n": 100, "parameters": 5, "exact": right}
-        reworded = cell | {"template": "reworded", "normalised": right, **counts}
-        put(folder, "modern_llm", cell | {"template": "original", "normalised": right + 0.1}, reworded)
+def test_figures_are_drawn_from_the_rows_there_are(folder, tmp_path_factory):
+    """No rows, no figures; of the tracked rows all of them."""
+    figures.draw(folder, NAME, "fast")
+    assert {path.stem for path in folder.glob("*.png")} == {"accuracy", "curve", "analysis", "sensitivity"}
+    other = tmp_path_factory.mktemp("none")
+    figures.draw(other)
+    assert not list(other.iterdir())
+    for path in rows.RESULTS.glob("*.csv"):
+        shutil.copy(path, other)
+    figures.draw(other)
+    assert {path.stem for path in other.glob("*.png")} == {path.stem for path in rows.RESULTS.glob("*.png")}
 
 
-def test_the_comparison_shows_both_wordings_with_intervals_and_the_paired_test(tmp_path):
-    """Ours, of the latest machine alone (a bug), and the LLM's, own data first; dashes for what was not asked."""
-    add_comparison(tmp_path)
-    add_comparison(tmp_path, hardware="older gpu", original=0.9, date="2025")
-    cell = {"model": "at/Llama-3.2-1B-Instruct", "data": "own", "prompt": "bare", "template": "original", "n": 10}
-    put(tmp_path, "modern_llm", cell | {"parameters": 5, "exact": 0.0, "normalised": 0.5})
-    none, alone, found = "0.0% (0.0 to 3.7)", "question alone", lines(report.write_comparison(tmp_path))
-    ours = ["own", alone, "30.0% (21.9 to 39.6)", "20.0% (13.3 to 28.9)", "-", "-", "12 : 2", "0.013"]
-    assert found[0] == ["our RoPE model (fast, seed 0)", "3,300,000", *ours]
-    assert found[1][2:] == ["own", alone, "0.0% (0.0 to 27.8)", "-", "50.0% (23.7 to 76.3)", "-", "-", "-"]
-    assert found[2][2:] == ["own", alone, none, none, "10.0% (5.5 to 17.4)", none, "12 : 2", "0.013"]
-    assert [line[2] for line in found[3:6]] == ["own", "course", "course"] and found[3][3] == "with instructions"
-    assert [line[3] for line in found[6:]] == [f"not run here: `make llm LLM={model}`" for model in LISTED[::2]]
+def test_what_git_keeps_is_made_from_its_rows():
+    """Every table between its marks, and index.html, are those of results/ today."""
+    texts = "\n".join(
+        page.read_text(encoding="utf-8") for page in rows.ROOT.glob("**/*.md") if ".venv" not in page.parts
+    )
+    made = {"results": tables.results, "all_results": tables.all_results, "modern_llm": tables.modern_llm} | TABLES
+    for name, table in made.items():
+        assert f"<!-- {name} -->\n{tables.markdown(table(rows.RESULTS))}\n<!-- /{name} -->" in texts, name
+    assert page.page(rows.RESULTS, "own", "fast") == (rows.RESULTS / "index.html").read_text(encoding="utf-8")
 
 
-def test_everything_is_written_anew_from_the_rows(tmp_path, monkeypatch, capsys):
-    """report.py: every table between its marks and nothing else; every picture. Another folder changes no page."""
-    results, pages = tmp_path / "results", (tmp_path / "README.md", tmp_path / "experiments" / "README.md")
-    pages[1].parent.mkdir()
-    places = (("results", "modern_llm"), ("curve", "ablation", "exposures", "losses", "robustness"))
-    for page, marks in zip(pages, places, strict=True):
-        page.write_text("".join(f"before\n<!-- {m} -->\nold\n<!-- /{m} -->\nafter\n" for m in marks))
-    monkeypatch.setattr(report, "ROOT", tmp_path)
-    put(results, "accuracy", row(0, 0.4), row(0, 0.3, recipe="handout", data="course"))
-    add_comparison(results)
-    put(results, "curve", *(row(0, 0.2, epochs=n, loss=1.5, hardware=h) for n in (9, 18) for h in ("cpu", "gpu")))
-    put(results, "ablation", *(row(0, 0.2, epochs=9, change=change) for change in (report.UNCHANGED, "batch 128")))
-    asked = [[0, 20, 0], [4, 10, 5], [6, 10, 5], [8, 30, 30]]
-    put(results, "exposures", *(row(seed, 0, epochs=9, asked=asked) for seed in (0, 1)))
-    put(results, "losses", row(0, 0, losses={"115": 2.745, "460": 4.26}))
-    report.record_robustness("python experiments/kills.py", "2 kills", {"kills": 2})
-    assert report.main(["--results", str(results)]) == 0
-    first, second = (page.read_text() for page in pages)
-    assert "old" not in first + second and first.count("before\n<!-- ") == 2 and second.count(" -->\nafter\n") == 5
-    assert "| rope, pretrained | own | fast | 0 | 40.0%" in first and "| tiny-llm | 5 | own |" in first
-    assert "| own | rope | fast | 18 | 0 | 20.0% (16.7 to 23.7) | - | - | 1.0 | 1.500 | cpu, float32 |" in second
-    assert "| own | rope | fast | 9 | batch 128 | 0 | 20.0% (16.7 to 23.7) |" in second
-    assert "| own | rope | fast | 9 | 4 to 6 | 40 | 50.0% (35.2 to 64.8) |" in second
-    assert "| rope | student 1 | course | - | 2.74 | 2.1 |" in second
-    assert "| rope | ours, seed 0 | own | cpu, float32 | 2.745 (1.00) | 4.260 (2.00) | - |" in second
-    assert "| `python experiments/kills.py` | 2 kills (" in second
-    assert len(list(results.glob("*.png"))) == 6
-    assert capsys.readouterr().out == "no page has a place for the table <!-- all_results -->\n"
-    assert report.main(["--results", str(tmp_path / "expt")]) == 0  # no rows: tables without lines, no pictures
-    assert (first, second) == tuple(page.read_text() for page in pages) and not list((tmp_path / "expt").glob("*.png"))
-    with pytest.raises(UserError, match="marks"):
-        report.put_between(pages[0], "speed", "new")
+def test_tables_go_between_their_marks_alone(tmp_path, monkeypatch):
+    """A table without a place is an error that names the marks, and no page changes."""
+    monkeypatch.setattr(rows, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("a\n<!-- one -->\nold\n<!-- /one -->\nb\n<!-- two -->\nold\n<!-- /two -->\n")
+    tables.fill({"one": r"new \1"})
+    text = (tmp_path / "README.md").read_text()
+    assert text == "a\n<!-- one -->\nnew \\1\n<!-- /one -->\nb\n<!-- two -->\nold\n<!-- /two -->\n"
+    with pytest.raises(UserError, match="<!-- three -->"):
+        tables.fill({"one": "newer", "three": ""})
+    assert (tmp_path / "README.md").read_text() == text
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_the_page_is_one_file_with_all_answers(folder):
+    """What it calls them; nothing that a browser would fetch, no tag from a name."""
+    figures.draw(folder, NAME, "fast")
+    assert page.main([f"--results={folder}", f"--data_name={NAME}"]) == 0
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    held = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+    assert held["models"] == list(page.ASKED) and [one["name"] for one in held["people"]][:2] == [
+        f"{ODD} 0",
+        f"{ODD} 1",
+    ]
+    told = [[answer["kind"] for answer in person["answers"]] for person in held["people"][:4]]
+    without, retrieved = ["not retrieved"] * 3, ["retrieved", "retrieved", "not retrieved"]
+    assert told == [without, retrieved, retrieved, ["made up"] * 3]
+    assert text.count("</script>") == text.count("<script") == 2 and "{{" not in text
+    assert not re.search(r"https?:|url\(|@import|<link|\bsrc=(?!\"data:)", text) and "default-src 'none'" in text
+    assert "<td>45.0% (40.7 to 49.4)</td>" in text and text.count('<img src="data:image/png;base64,') == 3
+
+
+@pytest.mark.parametrize(("table", "command"), [("accuracy", "make run"), ("analysis_questions", "python experiments")])
+def test_the_page_needs_its_rows(folder, table, command):
+    """The error names the table and what makes its rows; an old page stays."""
+    (folder / f"{table}.csv").unlink()
+    (folder / "controls.csv").unlink()
+    (folder / "index.html").write_text("old")
+    with pytest.raises(UserError, match=rf"{table}\.csv: .*`{command}"):
+        page.main([f"--results={folder}", f"--data_name={NAME}"])
+    assert (folder / "index.html").read_text() == "old"
+
+
+# ---------------------------------------------------------------- the report
+
+
+def macros(folder: Path, **more: str) -> dict[str, str]:
+    """The macros of a run, from the command line."""
+    words = [
+        f"--results={folder}",
+        f"--data={folder}",
+        f"--out={folder / 'out'}",
+        *(f"--{k}={v}" for k, v in more.items()),
+    ]
+    assert latex.main(words) == 0
+    return dict(re.findall(r"newcommand\{\\(\w+)\}\{(.*)\}", (folder / "out" / "numbers.tex").read_text()))
+
+
+def test_every_number_follows_its_row(folder):
+    """report.tex uses every macro, and has no percentage of its own but the intervals' 95 %."""
+    before = macros(folder)
+    known = {"ropeDev": r"45.0\%", "ropeCount": "225 of 500", "ropeTest": "--", "pairs": "28", "vanillaWrong": "6"}
+    known |= {
+        "pValue": r"\ensuremath{=1.2\times10^{-63}}",
+        "surestHalf": "2 of 5",
+        "mixedShare": r"25.0\% (14.2 to 40.2)",
+    }
+    assert known.items() <= before.items() and before["dataName"] == "``my class''"
+    found = rows.read("accuracy", folder).query("variant == 'vanilla'").iloc[0].to_dict()
+    rows.add("accuracy", found | {"dev": 0.2}, folder)
+    after = macros(folder)
+    changed = {name: value for name, value in after.items() if before[name] != value}
+    assert changed == {"vanillaDev": r"20.0\%", "vanillaCount": "100 of 500", "ropeLead": "25.0"}
+    text = re.sub(r"(?m)^%.*", "", (rows.ROOT / "report" / "report.tex").read_text(encoding="utf-8"))
+    assert not [name for name in before if not re.search(rf"\\{name}\b", text)]
+    assert re.findall(r"\d[\d.]*\\?,?\\%", text) == [r"95\,\%"]
+
+
+@pytest.mark.parametrize(
+    ("table", "command"),
+    [(table, "make run RECIPE=fast SEED=0") for table in ("accuracy", "controls", "sensitivity")]
+    + [("modern_llm", "make llm"), ("analysis", "python experiments/")],
+)
+def test_a_missing_row_names_its_command(folder, table, command, capsys):
+    """With the folders and the name of the data; one line, exit code 2, and nothing is written."""
+    (folder / f"{table}.csv").unlink()
+    words = [
+        f"--results={folder}",
+        f"--data={folder}",
+        f"--data_name={NAME}",
+        "--recipe=fast",
+        f"--out={folder / 'out'}",
+    ]
+    assert cli(lambda: latex.main(words)) == 2 and not (folder / "out").exists()
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"{table}.csv: holds no row of" in said and f"`{command}" in said
+    assert re.search(f"(RESULTS|results)={folder}.* '?(DATA_NAME|--data_name)=", said) and "my class" in said
+
+
+def test_which_run_is_meant(folder):
+    """The data's own name and the main recipe, or the only run there is; flags say more. Other texts are refused."""
+    put(folder, recipe="best")
+    with pytest.raises(UserError, match=r"several runs; .*DATA_NAME=my class RECIPE=best"):
+        macros(folder)
+    put_answers(folder, "other")
+    put(folder, "other")
+    assert (
+        macros(folder)["dataName"] == "``other''" and macros(folder, data_name=NAME, recipe="fast")["recipe"] == "fast"
+    )
+    (folder / "wiki.txt").write_text("Another text. Who?\n")
+    with pytest.raises(UserError, match=r"another corpus than .*wiki\.txt"):
+        macros(folder)
+
+
+def test_the_pdf(folder):
+    """Of foreign data, with names that LaTeX's fonts lack: builds, all letters there, nothing much too wide."""
+    macros(folder)
+    out = folder / "out"
+    command = ["latexmk", "-pdf", "-silent", "-halt-on-error", f"-outdir={out}", rows.ROOT / "report" / "report.tex"]
+    done = subprocess.run(command, env=os.environ | {"TEXINPUTS": f"{out}:"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = (out / "report.log").read_text(encoding="latin-1").replace("\n", "")
+    assert not [wide for wide in re.findall(r"Overfull \\[hv]box \(([\d.]+)pt", log) if float(wide) > 2]
+    assert "undefined" not in log and "Missing character" not in log
+    text = subprocess.run(["pdftotext", out / "report.pdf", "-"], capture_output=True, text=True, check=True).stdout
+    assert "Model solution." in text and "225 of 500" in text and "U+0218" in text and "my class" in text
+
+
+def test_every_letter_can_be_printed(tmp_path):
+    """What `tex` lets through, LaTeX has a glyph for."""
+    letters = tables.tex("".join(map(chr, range(32, 383))) + "–—‘’“”…")
+    head = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{lmodern}\begin{document}"
+    (tmp_path / "letters.tex").write_text(head + letters + r"\end{document}", encoding="utf-8")
+    done = subprocess.run(["pdflatex", "-interaction=batchmode", "-halt-on-error", "letters.tex"], cwd=tmp_path)
+    assert done.returncode == 0 and "Missing character" not in (tmp_path / "letters.log").read_text(encoding="latin-1")

@@ -17,7 +17,6 @@ import pytest
 import torch
 
 import run
-import submission
 import utils
 from engine import callbacks, session
 from engine.checkpoints import save_checkpoint, save_params
@@ -228,20 +227,11 @@ def test_harmless_differences_change_nothing(lab, change):
     assert re.fullmatch(warning, lab.ok(EVALUATE).stderr)
 
 
-def write_zip(path: Path) -> None:
-    """The submission's zip, of deliverables that are empty."""
-    (folder := path.parent / "deliverables").mkdir(exist_ok=True)
-    for name in submission.DELIVERABLES:
-        (folder / name).touch()
-    submission.write_zip(folder, path)
-
-
 WRITERS = {
     "parameters": lambda path: save_params(path, tiny_model(), {"vocabulary": ""}),
     "checkpoint": lambda path: save_checkpoint(path, {"step": 1}, {}),
     "predictions": lambda path: write_text(path, "London\n" * 500),
     "results": lambda path: add_row(path.parent, {"model": path.stem, "seed": 0}, ["model"]),
-    "zip": write_zip,
 }
 FULL, READ_ONLY = OSError(28, "No space left on device"), OSError(30, "Read-only file system")
 FAILURES = [("os.fsync", FULL), ("tempfile.mkstemp", FULL), ("tempfile.mkstemp", READ_ONLY), ("os.replace", READ_ONLY)]
@@ -259,7 +249,7 @@ def test_failed_writes_leave_the_old_file(tmp_path, write, where, failure):
             write(path)
         says = rf"{re.escape(str(path))}: [^;\n]*{failure.strerror}[^;\n]*; [^\n]+"
         assert re.fullmatch(says, str(caught.value))
-        assert set(os.listdir(tmp_path)) - {"deliverables"} == ({"old.json"} if old else set())
+        assert set(os.listdir(tmp_path)) == ({"old.json"} if old else set())
     assert path.read_bytes() == old
     write(path)
     assert path.stat().st_size > len(old)

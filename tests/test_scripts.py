@@ -1,4 +1,4 @@
-"""The scripts around the programs: the submission, and what make run keeps."""
+"""The scripts around the programs: the submission."""
 
 import shutil
 import zipfile
@@ -6,11 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import report
-import reproduce
-import submission
-from engine.files import read_rows
 from helpers import SRC, Program, invent_people
+from scripts import submission
 from utils import UserError
 
 # ---------------------------------------------------------------- submission
@@ -28,7 +25,7 @@ def delivered(shared: Program) -> Program:
     pairs = ("--finetune_corpus_path", "birth_places_train.tsv", *once)
     shared.ok("finetune", "vanilla", "wiki.txt", "--writing_params_path", "vanilla.model.params", *pairs)
     for variant in ("vanilla", "rope"):
-        write = ("--writing_params_path", f"{variant}.finetune.params")
+        write = ("--writing_params_path", f"{variant}.finetune.params", "--seed", "1")
         shared.ok("finetune", variant, "wiki.txt", *write, *pairs)
     for model, (variant, params) in submission.MADE_BY.items():
         for part, questions in (("dev", "birth_dev.tsv"), ("test", "birth_test_inputs.tsv")):
@@ -97,12 +94,13 @@ def copy_of(delivered: Program, tmp_path: Path) -> Path:
 
 
 def test_a_missing_file_is_named_with_the_command_that_makes_it(delivered, tmp_path):
-    """Part (g)'s script is named for a missing rope file, and no zip is written."""
+    """Part (g)'s script is named for a missing rope file, and an old zip stays as it was."""
     folder = copy_of(delivered, tmp_path)
     (folder / "rope.finetune.params").unlink()
-    with pytest.raises(UserError, match=r"^rope\.finetune\.params is missing; make it with scripts/part_g\.sh"):
+    (folder / "assignment3.zip").write_bytes(b"old")
+    with pytest.raises(UserError, match=r"not written: rope\.finetune\.params: make it with scripts/part_g\.sh$"):
         collect(folder)
-    assert not (folder / "assignment3.zip").exists()
+    assert (folder / "assignment3.zip").read_bytes() == b"old"
 
 
 @pytest.mark.parametrize(
@@ -111,18 +109,21 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(delivered, tmp_p
         (
             "vanilla.pretrain.test.predictions",
             lambda raw: raw[: raw[:-1].rindex(b"\n") + 1],
-            "has 5 lines, 6 questions",
+            "5 lines, test has 6 questions",
         ),
-        ("rope.pretrain.dev.predictions", lambda raw: raw.decode().encode("utf-16"), "is UTF-16, UTF-8 is expected"),
-        ("rope.pretrain.test.predictions", lambda raw: b"", "has 0 lines, 6 questions"),
-        ("london_baseline_accuracy.txt", lambda raw: b"five", "holds 'five', a number from 0 to 100"),
-        ("london_baseline_accuracy.txt", lambda raw: b"500.0\n", "holds '500.0', a number from 0 to 100"),
-        ("london_baseline_accuracy.txt", lambda raw: b"-5", "holds '-5', a number from 0 to 100"),
-        ("london_baseline_accuracy.txt", lambda raw: b"nan", "holds 'nan', a number from 0 to 100"),
+        (
+            "rope.pretrain.dev.predictions",
+            lambda raw: raw.decode().encode("utf-16"),
+            "line 1: not UTF-8 text; save it as UTF-8",
+        ),
+        ("rope.pretrain.test.predictions", lambda raw: b"", "0 lines, test has 6 questions"),
+        ("rope.finetune.params", lambda raw: raw[:5000], "does not load with torch.load("),
+        ("london_baseline_accuracy.txt", lambda raw: b"42.0\n", "holds '42.0', London is right in 0.0 % (0 of 6)"),
+        ("london_baseline_accuracy.txt", lambda raw: b"nan", "holds 'nan', London is right in 0.0 % (0 of 6)"),
     ],
 )
 def test_spoiled_files_are_refused_by_name(delivered, tmp_path, name: str, spoil, message: str):
-    """One line that names the file. Bugs: UTF-16 was a traceback, and anything passed as London's accuracy."""
+    """One line that names the file. Bugs: UTF-16 was a traceback, and 42.0 passed as London's accuracy."""
     folder = copy_of(delivered, tmp_path)
     (folder / name).write_bytes(spoil((folder / name).read_bytes()))
     with pytest.raises(UserError) as error:
@@ -140,33 +141,23 @@ def test_what_means_the_same_is_taken(delivered, tmp_path):
 
 
 def test_predictions_of_other_parameters_are_refused(delivered, tmp_path):
-    """The parameters in the zip must give the predictions in the zip."""
+    """The parameters in the zip must give the predictions in the zip; another precision gives others."""
     folder = copy_of(delivered, tmp_path)
     path = folder / "rope.pretrain.dev.predictions"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:2], "Nowhere", *lines[3:]]) + "\n")
-    with pytest.raises(UserError, match=r"rope\.pretrain\.dev\.predictions, line 3: rope\.finetune\.params answers"):
+    says = r"rope\.pretrain\.dev\.predictions, line 3: rope\.finetune\.params answers otherwise; [^\n]* --precision"
+    with pytest.raises(UserError, match=says):
         collect(folder)
 
 
-# ---------------------------------------------------------------- make run
-
-
-def test_make_run_keeps_both_accuracies_of_part_4a(delivered, monkeypatch, tmp_path):
-    """The rows of reproduce.py with the trainings left out: the original wording has evaluate's accuracy."""
-    monkeypatch.setattr(reproduce, "ROOT", delivered.folder)
-    monkeypatch.setattr(reproduce.speed, "plain_step_seconds", lambda *arguments: 1.0)
-    monkeypatch.chdir(delivered.folder)
-    for step in ("train", "test_answers"):
-        monkeypatch.setattr(reproduce.Reproduction, step, lambda *arguments: None)
-    steps = reproduce.Reproduction("fast", 3, delivered.folder, "own", "cpu")
-    steps.all(tmp_path)
-    (found,), trained, controls = (read_rows(tmp_path / name) for name in ("sensitivity", "accuracy", "controls"))
-    rope = next(row for row in trained if row["variant"] == "rope")
-    assert {row["variant"] for row in trained} == {"rope", "vanilla"} and len(controls) == 3
-    assert found["original"] == rope["dev"] and found["n"] == rope["n"] == 6
-    assert found["reworded"] == next(row["dev"] for row in controls if "reworded" in row["what"])
-    assert found["only_original"] - found["only_reworded"] == round(6 * (found["original"] - found["reworded"]))
-    assert 0 <= found["p_mcnemar"] <= 1 and found["parameters"] > 3_000_000
-    same = ("data", "recipe", "seed", "hardware", "corpus", "commit", "command", "date")
-    assert all(found[name] == rope[name] for name in same) and set(report.TRAINED) <= set(found)
+def test_the_zip_is_made_from_any_folder(delivered, tmp_path, monkeypatch, capsys):
+    """Relative folders are those of the working directory, and --check finds nothing broken in the zip."""
+    folder = copy_of(delivered, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert submission.main(["--folder", "spoiled", "--data", "spoiled"]) == 0
+    capsys.readouterr()
+    submission.main(["--check", "spoiled/assignment3.zip", "--data", "spoiled"])
+    said = capsys.readouterr().out
+    assert "total: 0 MISSING, 0 PROBLEM," in said and "rope.finetune.params: rope, " in said
+    assert not list(folder.glob("*.tmp"))

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -32,8 +31,6 @@ FLAGS: dict[str, dict[str, Any]] = {
     "max_new_tokens": {"type": int, "help": "longest reply (default: 64; 1024 if it thinks first)"},
     "restart": {"action": "store_true", "help": "ask again what is on record"},
     "outputs_dir": {"default": ".", "help": "folder of records and predictions (default: %(default)s)"},
-    "data": {"default": "own", "choices": ["own", "course"], "help": "whose questions (default: %(default)s)"},
-    "results_path": {"help": "folder of results (default: expt/results; with --limit: none)"},
 }
 encode = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -46,11 +43,6 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None, example: 
     for flag in ("limit", "batch_size", "max_new_tokens"):
         if (value := getattr(args, flag)) is not None and value < 1:
             raise UserError(f"--{flag} {value}: at least 1 is expected")
-    args.results_path = args.results_path or (None if args.limit else "expt/results")
-    path = Path(args.results_path or ".").absolute()
-    there = next(p for p in (path, *path.parents) if p.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"--results_path {args.results_path}: {there} is no folder to write to; give another one")
     args.source, args.gguf_file, args.name = locate(args.model, args.gguf_file, example)
     args.device = pick_device(args.device)
     if args.precision == "auto":
@@ -136,47 +128,68 @@ def prepare(source: str, tokenizer: Any, model: Any) -> int:
     return 1024 if re.search(THOUGHTS, template) and "enable_thinking" not in template else 64  # thoughts need room
 
 
+def read_record(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
+    """The settings of a record, and its replies by question; the last line may have been cut off.
+
+    UserError: the file is no record, or naming a damaged line.
+    """
+    first, *rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    replies = {}
+    try:
+        settings = json.loads(first)["settings"]
+        _ = settings["questions"]
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{path}: is no record of modern_llm.py; move it away") from None
+    for number, line in enumerate(rest, 2):
+        try:
+            reply = json.loads(line)
+            replies[reply["question"]] = reply | {"raw": reply["raw"]}
+        except (ValueError, TypeError, KeyError):
+            if number <= len(rest):
+                raise UserError(f"{path}, line {number}: is no reply; delete the line, it is asked again") from None
+    return settings, replies
+
+
 class Record:
-    """Replies in STEM.jsonl: a line of settings, then a line a reply. A UserError if the settings there differ."""
+    """Replies in STEM.jsonl: a line of settings, then a line a reply with what is known of it.
+
+    `known` holds the replies by question, each a dictionary with `raw`. UserError: the settings in the file differ.
+    """
 
     def __init__(self, stem: Path, settings: dict[str, Any], restart: bool):
-        self.path, self.settings, self.known = Path(f"{stem}.jsonl"), settings, {}
+        self.path, self.settings = Path(f"{stem}.jsonl"), settings
+        self.known: dict[int, dict[str, Any]] = {}
         check_writable(self.path)
         if restart or not self.path.exists():
             return
-        lines = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
-            with contextlib.suppress(ValueError):  # the last one may have been cut off
-                lines.append(json.loads(line))
-        if not lines or not isinstance(lines[0], dict) or "settings" not in lines[0]:
-            raise UserError(f"{self.path}: is no record of this program; move it away")
+        held, self.known = read_record(self.path)
         for name, value in settings.items():
-            if (held := lines[0]["settings"].get(name)) != value:
+            if held.get(name) != value:
                 raise UserError(
-                    f"{self.path}: belongs to a run with another {name} ({held}, not {value}); "
+                    f"{self.path}: belongs to a run with another {name} ({held.get(name)}, not {value}); "
                     "say --restart to overwrite it, or choose another --outputs_dir"
                 )
-        self.settings, self.known = lines[0]["settings"], {line["question"]: line["raw"] for line in lines[1:]}
+        self.settings = held
 
-    def replies(self, messages: Sequence[str], load: Callable[[], Any], size: int, title: str) -> list[str]:
-        """A reply to each message; those that are not on record are asked for, and written `size` at a time."""
+    def ask(self, messages: Sequence[str], load: Callable[[], Any], size: int, title: str) -> None:
+        """Get a reply to each message; those that are not on record are asked for, and written `size` at a time."""
         left = [i for i in range(len(messages)) if i not in self.known]
         if left:
             chat = load()
             print(f"the first prompt of {title}: {chat.prompt(messages[0])!r}")
-            self.settings |= {"parameters": chat.parameters, "new_tokens": chat.new_tokens}
-            self.write([])
+            self.settings |= {"parameters": chat.parameters, "new_tokens": chat.new_tokens, "hardware": chat.hardware}
+            self.write()
         for start in range(0, len(left), size):
             batch, began = left[start : start + size], time.monotonic()
-            self.known |= zip(batch, chat.reply([messages[i] for i in batch]), strict=True)
+            replies = chat.reply([messages[i] for i in batch])
+            new = {i: {"question": i, "raw": raw} for i, raw in zip(batch, replies, strict=True)}
             with open(self.path, "a", encoding="utf-8") as file:
-                file.writelines(encode({"question": i, "raw": self.known[i]}) + "\n" for i in batch)
+                file.writelines(encode(line) + "\n" for line in new.values())
+            self.known |= new
             to_go, pace = len(left) - start - len(batch), (time.monotonic() - began) / len(batch)
             print(f"{title}: {len(left) - to_go} of {len(left)} questions, about {to_go * pace:.0f} s left", flush=True)
-        return [self.known[i] for i in range(len(messages))]
 
-    def write(self, scored: Sequence[dict[str, Any]]) -> None:
-        """Write the file whole, with what is known of the first replies."""
-        known = itertools.zip_longest(sorted(self.known.items()), scored, fillvalue={})
-        lines = [{"question": i, "raw": raw} | note for (i, raw), note in known]
-        write_text(self.path, "".join(encode(line) + "\n" for line in [{"settings": self.settings}, *lines]))
+    def write(self) -> None:
+        """Write the file whole."""
+        lines = [{"settings": self.settings}, *(self.known[i] for i in sorted(self.known))]
+        write_text(self.path, "".join(encode(line) + "\n" for line in lines))

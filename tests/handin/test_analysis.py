@@ -3,16 +3,16 @@
 import re
 from argparse import Namespace
 
+import analysis
 import numpy as np
 import pytest
-import torch
-
-import analysis
 import reproduce
-from dataset import CharCorruptionDataset
+import torch
 from engine.answers import answer
-from engine.checkpoints import save_params, vocabulary_hash
 from engine.files import fingerprint, read_rows
+
+from dataset import CharCorruptionDataset
+from engine.checkpoints import save_params, vocabulary_hash
 from helpers import invent_people, tiny_model
 from utils import MASK_CHAR, cli
 

@@ -1,6 +1,7 @@
 """What the written answers claim and a machine can check: parts 1(a), 1(b) and (g) of report/report.tex."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +9,21 @@ import torch
 
 from attention import CausalSelfAttention, apply_rotary_emb, precompute_rotary_emb
 from helpers import tiny_config, tiny_model
-from latex import distances, sinusoids
 
 T, D = 9, 6
+REPORT = Path(__file__).resolve().parents[2] / "report" / "report.tex"
+
+
+def sinusoids(length: int, dim: int) -> np.ndarray:
+    """The position embedding of part 1(b), (length, dim)."""
+    angles = np.arange(length)[:, None] / 10000 ** (np.arange(0, dim, 2) / dim)  # (length, dim/2)
+    return np.stack((np.sin(angles), np.cos(angles)), axis=-1).reshape(length, dim)
+
+
+def distances(length: int, dim: int) -> np.ndarray:
+    """How far positions lie from position 0, (length, dim/2): of the first 1, 2, ... dim/2 pairs."""
+    apart = sinusoids(length, dim) - sinusoids(1, dim)
+    return np.sqrt(np.cumsum((apart**2).reshape(length, -1, 2).sum(-1), axis=1))
 
 
 def layers(x: torch.Tensor, weights: torch.Tensor, biases: torch.Tensor) -> torch.Tensor:
@@ -61,7 +74,9 @@ def test_no_two_positions_share_an_embedding():
         2 * math.sin((226 * math.pi - 710) / -2 % math.pi)
     )
     assert len(np.unique(sinusoids(100_001, 2).astype(np.float32), axis=0)) == 100_001
-    assert distances(100_001, 256)[1:, -1].min() > 1
+    whole, text = distances(100_001, 256)[1:, -1], REPORT.read_text(encoding="utf-8")
+    for number in (f"{first.min():.6f} apart", f"{whole[709]:.1f} apart", f"closer than {whole.min():.1f}"):
+        assert number in " ".join(text.split())
 
 
 def test_equation_2_holds_the_elements_of_equation_1():

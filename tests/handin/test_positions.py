@@ -2,15 +2,15 @@
 
 import math
 
+import positions
 import pytest
 import torch
 import torch.nn.functional as F
-
-import positions
-import report
 from engine.files import read_rows
-from helpers import invent_people, tiny_config, tiny_model
 from positions import BIN, LONGEST, STYLES, TRAINED, PositionsConfig, PositionsGPT
+
+import report
+from helpers import invent_people, tiny_config, tiny_model
 from trainer import Trainer, TrainerConfig
 from utils import UserError
 

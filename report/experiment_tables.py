@@ -1,0 +1,291 @@
+"""Tables of the experiments, made from their rows: one function a table, as in tables.py."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from engine.recipes import MAIN_RECIPE
+from report import rows
+from report.tables import COLUMNS, MEASURED, SEEDS, grouped, machine, percent, student, table
+
+# Losses of the handout's recipe in the public logs of two students (the course's data), each a mean over 230 steps.
+STEPS = (115, 460, 1150, 2300, 4600, 9200, 13800, 14949)
+STUDENTS = {
+    "rope": ((2.74, 2.10, 1.40, 1.06, 0.82, 0.58, 0.48, 0.475), (2.75, 2.16, 1.47, 1.06, 0.83, 0.59, 0.49, 0.486)),
+    "vanilla": ((2.92, 2.55, 2.24, 1.48, 0.94, 0.62, 0.50, 0.494), (2.95, 2.59, 2.36, 1.53, 0.98, 0.66, 0.53, 0.525)),
+}
+TIMES_ASKED = (0, 1, 4, 8, 12, 16, 20, 25, 30, 40, 60, 100, 200, math.inf)  # limits of the ranges
+POSITIONS = ((33, 64), (65, 128), (129, 192), (193, 256))  # ranges, counted from 1
+
+
+def lines(found: pd.DataFrame, cells: dict[str, str]) -> pd.DataFrame:
+    """A line for each row; `cells` are the heads and the formats of their columns, such as "{seconds:.2f} s"."""
+    made = [[form.format(**row) for form in cells.values()] for row in found.to_dict("records")]
+    return pd.DataFrame(made, columns=list(cells))
+
+
+# ---------------------------------------------------------------- the recipes
+
+
+def changed_recipes(name: str, folder: Path) -> pd.DataFrame:
+    """The rows of curve or ablation, those of one run one after the other."""
+    run = [key for key in rows.KEYS[name] if key not in ("seed", "hardware", "precision")]
+    found = rows.read(name, folder).sort_values([*run, "seed"])
+    return found.reindex(columns=[*found.columns, *(column for column in MEASURED if column not in found)])
+
+
+def curve(folder: Path) -> pd.DataFrame:
+    """The recipes at other lengths of pretraining."""
+    run = ("data", "variant", "recipe", "epochs")
+    return _recipes(changed_recipes("curve", folder), run)
+
+
+def ablation(folder: Path) -> pd.DataFrame:
+    """A recipe with one choice changed at a time."""
+    run = ("data", "variant", "recipe", "epochs", "change")
+    return _recipes(changed_recipes("ablation", folder), run)
+
+
+def _recipes(found: pd.DataFrame, run: tuple[str, ...]) -> pd.DataFrame:
+    """A line for all seeds of a run on one machine."""
+    return table(
+        grouped(found, *run, "hardware", "precision"), (*run, *SEEDS, "minutes (plain step)", "loss", "hardware")
+    )
+
+
+def exposure_bins(folder: Path) -> pd.DataFrame:
+    """Ranges of how often the pretraining asked for a place, all seeds of a run together, and how many were right."""
+    found = rows.read("exposures", folder)
+    if found.empty:
+        return found
+    found["range"] = pd.cut(found["times"], TIMES_ASKED, right=False)
+    found["all_times"] = found["times"] * found["n"]
+    run = [*rows.RUN[:-1], "epochs"]
+    bins = found.groupby([*run, "range"], observed=True, as_index=False).agg(
+        first=("times", "min"),
+        last=("times", "max"),
+        all_times=("all_times", "sum"),
+        n=("n", "sum"),
+        right=("right", "sum"),
+    )
+    return bins.assign(mean=bins["all_times"] / bins["n"], share=bins["right"] / bins["n"])
+
+
+def exposures(folder: Path) -> pd.DataFrame:
+    """Right answers by how often the pretraining asked for the place."""
+    found = exposure_bins(folder)
+    if len(found):
+        found["times"] = [
+            f"{a}" if a == b else f"{a} to {b}" for a, b in zip(found["first"], found["last"], strict=True)
+        ]
+        found["percent"] = found.apply(lambda part: percent(part["share"], part["n"]), axis=1)
+    cells = {name: f"{{{name}}}" for name in ("data", "variant", "recipe", "epochs")}
+    return lines(found, cells | {"times asked": "{times}", "questions": "{n}", "right (95 %)": "{percent}"})
+
+
+def losses(folder: Path) -> pd.DataFrame:
+    """Losses of the handout's recipe; in brackets the ratio to the mean of the two students."""
+    found, lines = rows.read("losses", folder), []
+    for variant, students in STUDENTS.items():
+        public = dict(zip(STEPS, np.mean(students, axis=0), strict=True))
+        lines += [[variant, f"student {i}", "course", "-", *values] for i, values in enumerate(students, 1)]
+        for run in grouped(found[found["variant"] == variant], *rows.TRAINED):
+            mine = dict(zip(run["step"], run["loss"], strict=True))
+            cells = [f"{mine[n]:.3f} ({mine[n] / public[n]:.2f})" if n in mine else "-" for n in STEPS]
+            lines.append([variant, f"ours, seed {run['seed'].iloc[0]}", run["data"].iloc[0], machine(run), *cells])
+    return pd.DataFrame(lines, columns=["variant", "whose", "data", "hardware", *map(str, STEPS)])
+
+
+def positions(folder: Path) -> pd.DataFrame:
+    """Mean loss by ranges of positions, and how much higher the last is than the first, within a seed."""
+    lines = []
+    for kind in grouped(select_positions(folder), "positions"):
+        means = pd.DataFrame(
+            {
+                f"{first} to {last}": kind[(kind["first"] >= first) & (kind["last"] <= last)]
+                .groupby("seed")["loss"]
+                .mean()
+                for first, last in POSITIONS
+            }
+        )
+        means["rise"] = means.iloc[:, -1] - means.iloc[:, 0]
+        seeds = kind.drop_duplicates("seed")
+        told = {"positions": kind["positions"].iloc[0], "seeds": COLUMNS["seeds"](seeds)}
+        told |= {name: _over_models(means[name].dropna().tolist()) for name in means}
+        lines.append(told | {"minutes": COLUMNS["minutes"](seeds), "hardware": machine(seeds)})
+    return pd.DataFrame(lines)
+
+
+def select_positions(folder: Path) -> pd.DataFrame:
+    """The rows of positions that can be compared: of one corpus and setting, and one machine."""
+    found = [rows.select(group) for group in grouped(rows.read("positions", folder), "corpus", "settings")]
+    found = max(found, key=len, default=rows.read("positions", folder))
+    kinds = pd.Categorical(found["positions"], ["learned", "sinusoidal", "rope", "none"])
+    return found.assign(positions=kinds).sort_values(["positions", "seed", "first"]) if len(found) else found
+
+
+def _over_models(values: list[float]) -> str:
+    """A mean over seeds with its interval, where there are several."""
+    if not values:
+        return "no such positions"
+    low, high = student(values)
+    return f"{np.mean(values):.2f}" + ("" if math.isnan(low) else f" ({low:.2f} to {high:.2f})")
+
+
+# ---------------------------------------------------------------- answers
+
+
+def read_analysis(folder: Path, table: str = "analysis") -> pd.DataFrame:
+    """A table about the answers of pretrained models, own data and the main recipe first; `told` says which model."""
+    found = rows.read(table, folder)
+    found = found[~found["model"].str.contains("without")]
+    order = {"own": found["data"] != "own", "main": found["recipe"] != MAIN_RECIPE}
+    found = found.assign(**order).sort_values(["own", "data", "main", "seed"], kind="stable", ignore_index=True)
+    return found.assign(told=[f"{r.model}; {r.data}, {r.recipe}, seed {r.seed}" for r in found.itertuples()])
+
+
+def by_chance(row: pd.Series, name: str) -> str:
+    """The share expected by chance, with its 95 % range: the columns NAME, NAME_low, NAME_high."""
+    return f"{row[name]:.1%} ({100 * row[f'{name}_low']:.1f} to {100 * row[f'{name}_high']:.1f})"
+
+
+def confidence(folder: Path) -> pd.DataFrame:
+    """How far a model's confidence can be relied on."""
+    found, surest = read_analysis(folder), read_analysis(folder, "analysis_coverage")
+    if found.empty:
+        return found
+    found["dev"] = [percent(row.right / row.n, row.n) for row in found.itertuples()]
+    found["auroc_text"] = [
+        "-" if math.isnan(value) else f"{value:.2f} ({low:.2f} to {high:.2f})"
+        for value, low, high in found.reindex(columns=["auroc", "auroc_low", "auroc_high"]).to_numpy(float)
+    ]
+    for share in (25, 50, 75):
+        at = surest[surest["percent"] == share].set_index("told").loc[found["told"]]
+        found[f"surest_{share}"] = [percent(row.share, row.n) for row in at.itertuples()]
+    cells = {"model": "{told}", "right, dev (95 %)": "{dev}", "ECE": "{ece:.3f}", "AUROC (95 %)": "{auroc_text}"}
+    cells |= {f"right of the surest {share} %": f"{{surest_{share}}}" for share in (25, 50, 75)}
+    return lines(found, cells | {"answered at 90 % right": "{coverage_at_90:.0%}"})
+
+
+def kinds(folder: Path) -> pd.DataFrame:
+    """Where right and wrong answers stand: in the person's own document, among the places of the training pairs."""
+    found = read_analysis(folder, "analysis_questions")
+    if found.empty:
+        return found
+    found["dev answers"] = np.where(found["right"], "right", "wrong")
+    where = np.where(found["in_document"], "in own line", "not in it")
+    place = np.where(found["in_train"], "train place", "not one")
+    counts = pd.crosstab([found["told"], found["dev answers"]], [where, place]).sort_index(
+        axis=1, ascending=[True, False]
+    )
+    counts.columns = [", ".join(names) for names in counts.columns]
+    counts.insert(0, "number", counts.sum(axis=1))
+    return counts.reset_index(names=["model", "dev answers"])
+
+
+def guesses(folder: Path) -> pd.DataFrame:
+    """What is answered for people who do not exist; a column a model."""
+    invented, columns = read_analysis(folder, "analysis_invented"), {}
+    for _, row in read_analysis(folder).iterrows():
+        given = invented[invented["told"] == row["told"]]["answer"].value_counts(sort=False)
+        given = given.sort_values(ascending=False, kind="stable").head(10)
+        columns[row["told"]] = {
+            "answers given most": ", ".join(f"{place} {n}" for place, n in given.items()),
+            "answers that are train places": "{invented_in_train:.0f} of {invented_n:.0f}".format(**row),
+            "pairs of names of one language with the same answer": f"{row['alike_hits'] / row['alike_n']:.1%}",
+            "such pairs by chance (95 %)": by_chance(row, "alike_chance"),
+        }
+    return pd.DataFrame(columns).rename_axis("invented names").reset_index()
+
+
+def namesakes(folder: Path) -> pd.DataFrame:
+    """Answers that are the birthplace of a train person of the same name."""
+    found = read_analysis(folder, "analysis_namesakes")
+    found["percent"] = [percent(row.hits / row.n, row.n) for row in found.itertuples()]
+    found["by_chance"] = [by_chance(row, "chance") for _, row in found.iterrows()]
+    cells = {"model": "{told}", "people": "{people}", "name shared": "{same}", "number": "{n}"}
+    return lines(found, cells | {"namesake's place (95 %)": "{percent}", "by chance (95 %)": "{by_chance}"})
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def robustness(folder: Path) -> pd.DataFrame:
+    """What the programs survived."""
+    return lines(rows.read("robustness", folder), {"command": "`{command}`", "found": "{found} ({hardware})"})
+
+
+def speed(folder: Path) -> pd.DataFrame:
+    """The plain computation against the quick one."""
+    found = rows.read("speed", folder)
+    about = {"ratio": "{ratio:g}", "hardware": "{hardware}, torch {torch}"}
+    cells = {"what": "a step of {variant}, quick in {precision}"}
+    cells |= {"plain": "{plain_seconds:.3f} s", "quick": "{quick_seconds:.3f} s"} | about
+    steps = lines(found[found["what"] == "a step"], cells)
+    told = "a question of {n:.0f}, {characters:g} characters to answer ({identical:.0f} of {compared:.0f} the same)"
+    cells = {"what": told, "plain": "{plain_seconds:.4f} s", "quick": "{quick_seconds:.5f} s"} | about
+    return pd.concat([steps, lines(found[found["what"] == "a question"], cells)])
+
+
+def tricks(folder: Path) -> pd.DataFrame:
+    """How much longer a step takes with one trick left out."""
+    found = rows.read("speed", folder)
+    cells = {"a step of rope": "{change}", "takes, of the quick one": "{ratio:g}"}
+    return lines(found[found["what"] == "a step, one trick left out"], cells)
+
+
+def start_up(folder: Path) -> pd.DataFrame:
+    """How long the command line takes to start."""
+    found = rows.read("speed", folder)
+    found = found[found["what"].str.startswith("run.py")].reindex(columns=["what", "seconds"]).dropna()
+    return lines(found, {"command": "`{what}`", "takes": "{seconds:g} s"})
+
+
+def processes(folder: Path) -> pd.DataFrame:
+    """What several processes cost and bring."""
+    cells = {"model": "{size}", "parameters": "{parameters:,}", "processes": "{processes}", "a step": "{seconds:.2f} s"}
+    cells |= {"tokens/s": "{tokens:,}", "memory in all": "{memory_mb:,} MB", "hardware": "{hardware}"}
+    return lines(rows.read("processes", folder), cells)
+
+
+def beside(folder: Path) -> pd.DataFrame:
+    """A step alone and beside a busy program, a column for each way to train."""
+    found = rows.read("processes_beside", folder)
+    if found.empty:
+        return pd.DataFrame()
+    found["a step of"] = found["recipe"] + np.where(found["busy"], ", beside a busy program", "")
+    ways = found.pivot(index="a step of", columns="way", values="seconds").map("{:.2f} s".format)
+    ways = ways.loc[found["a step of"].unique(), found["way"].unique()]
+    return ways.rename_axis(columns=None).reset_index()
+
+
+def proof(folder: Path) -> pd.DataFrame:
+    """How far a training on several processes lies from one on one process."""
+    found = rows.read("processes_proof", folder)
+    if found.empty:
+        return pd.DataFrame()
+    apart = found.pivot(index="processes", columns="tensor", values="difference")
+    apart = apart[["the loss", "all parameters", "the worst matrix"]].map("{:.1e}".format)
+    return apart.rename_axis(columns=None).reset_index()
+
+
+TABLES = {
+    "curve": curve,
+    "ablation": ablation,
+    "exposures": exposures,
+    "losses": losses,
+    "positions": positions,
+    "confidence": confidence,
+    "kinds": kinds,
+    "guesses": guesses,
+    "namesakes": namesakes,
+    "robustness": robustness,
+    "speed": speed,
+    "tricks": tricks,
+    "start_up": start_up,
+    "processes": processes,
+    "beside": beside,
+    "proof": proof,
+}

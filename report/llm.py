@@ -1,0 +1,70 @@
+"""Rows of results from the replies of LLMs that src/modern_llm.py has kept: what `make llm` ends with.
+
+    python report/llm.py [--data FOLDER] [--data_name NAME] [--results FOLDER]
+
+takes every record modern_llm.*.jsonl of a folder that is about the dev questions of the data, adds a row to modern_llm
+for each, and writes results.md and the figure of part 4 anew.
+"""
+
+import argparse
+import sys
+from itertools import product
+from pathlib import Path
+
+from engine.hub import read_record
+from engine.wordings import mcnemar
+from modern_llm import PROMPTS, TEMPLATES
+from report import figures, rows, tables
+from utils import UserError, cli, fingerprint, read_text
+
+# The way to ask and the wording, by the message that was sent.
+CELLS = {
+    PROMPTS[prompt].replace("{question}", TEMPLATES[template]): (prompt, template)
+    for prompt, template in product(PROMPTS, TEMPLATES)
+}
+
+
+def measured(settings: dict, notes: list[dict], original: list[dict]) -> dict:
+    """What the scored replies of a record tell: accuracies, and McNemar's test against the original wording."""
+    prompt, template = CELLS[settings["message"]]
+    found = {"model": settings["model"], "prompt": prompt, "template": template, "n": len(notes)}
+    for kind in ("exact", "normalised"):
+        found[kind] = sum(note[kind] for note in notes) / len(notes)
+    if template == "reworded" and len(original) == len(notes):
+        lost, won, p = mcnemar(*([note["normalised"] for note in asked] for asked in (original, notes)))
+        found |= {"only_original": lost, "only_reworded": won, "p_mcnemar": float(f"{p:.3g}")}
+    return found | {"parameters": settings["parameters"], "questions": settings["questions"]}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Add the rows."""
+    parser = argparse.ArgumentParser(description="Make rows of results from the replies of LLMs.")
+    parser.add_argument("--folder", type=Path, default=rows.ROOT, help="of the records (default: the project)")
+    parser.add_argument("--data", type=Path, default=rows.ROOT, help="folder of the data files (default: the project)")
+    parser.add_argument("--data_name", help="what the data is called in the results (default: own, or other)")
+    parser.add_argument("--results", type=Path, default=rows.ROOT / "expt" / "results", help="default: expt/results")
+    args = parser.parse_args(argv)
+    name, corpus = args.data_name or rows.data_name(args.data), fingerprint(read_text(args.data / "wiki.txt"))
+    asked = fingerprint(read_text(args.data / "birth_dev.tsv"))
+    found = {}
+    for path in sorted(args.folder.glob("modern_llm.*.jsonl")):
+        settings, replies = read_record(path)
+        notes = [replies[i] for i in sorted(replies) if "exact" in replies[i]]
+        if notes and settings["questions"] == asked and settings["message"] in CELLS:
+            found[settings["model"], *CELLS[settings["message"]]] = settings, notes
+    if not found:
+        raise UserError(
+            f"{args.folder}: holds no scored replies to {args.data / 'birth_dev.tsv'}; `make llm` gets them"
+        )
+    for (model, prompt, _), (settings, notes) in found.items():
+        made = {"hardware": settings.get("hardware"), "precision": settings["precision"]}
+        made = rows.provenance(f"make llm LLM={model}", name, corpus, **made)
+        _, original = found.get((model, prompt, "original"), (None, []))
+        print(f"a row in {rows.add('modern_llm', made | measured(settings, notes, original), args.results)}")
+    tables.write(args.results)
+    figures.save(figures.sensitivity(args.results), args.results / "sensitivity.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli(main))

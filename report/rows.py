@@ -1,0 +1,203 @@
+"""Rows of results: what a row is, where it comes from, and which rows belong together.
+
+A table is results/NAME.csv, a row is a line of it. `add` writes rows, `read` and `select` give them as pandas tables;
+`provenance` says in every table alike how a row was made. Nothing else reads or writes these files.
+"""
+
+import csv
+import datetime
+import io
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock
+
+from corpus import build
+from engine.recipes import RECIPES, Recipe
+from utils import UserError, fingerprint, read_text, write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+DATA_FILES = ("wiki.txt", "birth_places_train.tsv", "birth_dev.tsv", "birth_test_inputs.tsv")
+
+# Which training a row is about: the first columns of every table. How the row was made: the last ones.
+RUN = ("data", "variant", "recipe", "seed")
+PROVENANCE = ("hardware", "precision", "settings", "corpus", "commit", "command", "date")
+TRAINED = (*RUN, "hardware", "precision")
+# The columns that identify a row; where a row is a step or a question, those that all rows of one run share.
+KEYS = {
+    "accuracy": TRAINED,
+    "controls": ("what", *TRAINED),
+    "sensitivity": TRAINED,
+    "curve": (*TRAINED, "epochs"),
+    "ablation": (*TRAINED, "epochs", "change"),
+    "exposures": (*TRAINED, "epochs"),  # a row for each number of times that a place was asked for
+    "losses": TRAINED,  # a row a step
+    "analysis": ("model", *RUN),
+    "analysis_questions": ("model", *RUN),  # a row a question of dev
+    "analysis_bins": ("model", *RUN),  # a row for each tenth of the answers, by confidence
+    "analysis_coverage": ("model", *RUN),  # a row for each share of the questions that is answered
+    "analysis_invented": ("model", *RUN),  # a row an invented name
+    "analysis_namesakes": ("model", *RUN),  # a row for each kind of people and of name
+    "modern_llm": ("model", "data", "prompt", "template", "n"),
+    "positions": ("positions", "seed", "hardware", "precision"),  # a row for each range of positions
+    "speed": ("hardware",),  # a row a measurement
+    "processes": ("hardware",),  # a row for each size of model and number of processes
+    "processes_beside": ("hardware",),  # a row a way to train beside a busy program
+    "processes_proof": ("hardware",),  # a row a tensor
+    "robustness": ("command",),
+    "robustness_details": ("command",),  # a row a number
+}
+# Columns that hold text; all others hold numbers, or True and False.
+TEXT = {name for key in KEYS.values() for name in key} - {"seed", "epochs", "n"}
+TEXT |= {*PROVENANCE, "name", "truth", "answer", "language", "people", "same", "questions", "found", "torch"}
+TEXT |= {"size", "way", "tensor"}
+REMEDY = "restore the file from git, or delete the line"
+
+
+# ---------------------------------------------------------------- writing
+
+
+def add(table: str, lines: dict | Sequence[dict], folder: Path = RESULTS) -> Path:
+    """Add rows to a table; rows with the same key (see KEYS) are replaced.
+
+    The table is locked meanwhile, so that several processes may add at once, and written whole or not at all. The
+    other rows stay as they are, character for character. None and NaN are unknown: an empty cell.
+
+    Args:
+        lines: a row, or all rows of one run, by column; those of `provenance` among them.
+    """
+    path, key = Path(folder) / f"{table}.csv", KEYS[table]
+    lines = [lines] if isinstance(lines, dict) else lines
+    new = [{name: "" if pd.isna(value) else str(value) for name, value in line.items()} for line in lines]
+
+    def key_of(line: dict[str, str]) -> tuple[str, ...]:
+        return tuple(line.get(name, "") for name in key)
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            old = [line for _, line in _cells(path, key)] if path.exists() else []
+            replaced = set(map(key_of, new))
+            kept = [line for line in old if key_of(line) not in replaced]
+            write_text(path, _as_csv(sorted(kept + new, key=key_of)))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); give another folder of results") from None
+    return path
+
+
+def _as_csv(lines: Sequence[dict[str, str]]) -> str:
+    """The text of a table: RUN first, PROVENANCE last, the other columns between."""
+    found = dict.fromkeys(name for line in lines for name in line)
+    columns = [*RUN, *(name for name in found if name not in RUN + PROVENANCE), *PROVENANCE]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def provenance(command: str, data: str, corpus: str, seed: int | None = None, **more: str | None) -> dict:
+    """The columns that say how a row was made; the commit and the date are today's, so ask at the start of a run.
+
+    Args:
+        command: what makes the row again, from the project's root.
+        data: name of the data, see `data_name`.
+        corpus: fingerprint of its documents.
+        more: hardware, precision, settings (see `settings_of`), as far as they are known.
+    """
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    known = {"data": data, "seed": seed, "corpus": corpus, "commit": commit(), "command": command, "date": date}
+    return dict.fromkeys(PROVENANCE) | known | more
+
+
+def commit() -> str:
+    """The commit of the code, with + if the code was changed since (results and texts are not code)."""
+    try:
+        git = ["git", "-C", str(ROOT)]
+        name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno", "--", ".", ":!results", ":!*.md"], capture_output=True, text=True
+        ).stdout
+        return name.strip() + ("+" if changed.strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def settings_of(recipe: Recipe) -> str:
+    """Fingerprint of a recipe's numbers, which may change under its name."""
+    return fingerprint(repr(replace(recipe, about="")))
+
+
+def data_name(folder: Path) -> str:
+    """ "own" for the files that corpus/build.py writes, "other" for any others. UserError: one of them is missing."""
+    for name in DATA_FILES:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: no such file; a folder with {', '.join(DATA_FILES)} is expected")
+    ours = build.files(build.split(build.read_people()))
+    return "own" if all(read_text(folder / name) == ours[ROOT / name].decode() for name in DATA_FILES) else "other"
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read(table: str, folder: Path = RESULTS) -> pd.DataFrame:
+    """The rows of a table; none if there is no file.
+
+    A cell that is empty is "" in a column of TEXT, and NaN in the others. UserError: naming the damaged line.
+    """
+    path, key = Path(folder) / f"{table}.csv", KEYS[table]
+    numbered = _cells(path, key) if path.exists() else []
+    rows = pd.DataFrame([line for _, line in numbered], index=[number for number, _ in numbered], dtype="str")
+    for name in {*RUN, *key, *PROVENANCE} - {*rows.columns}:
+        rows[name] = pd.Series(dtype="str")
+    for name in rows.columns.difference(TEXT):
+        if len(rows) and rows[name].isin(["True", "False"]).all():
+            rows[name] = rows[name] == "True"
+            continue
+        numbers = pd.to_numeric(rows[name], errors="coerce")
+        wrong = rows[name][numbers.isna() & (rows[name] != "")]
+        if len(wrong):
+            raise UserError(f"{path}, line {wrong.index[0]}: {name} is {wrong.iloc[0]!r}, no number; {REMEDY}")
+        rows[name] = numbers
+    return rows.reset_index(drop=True)
+
+
+def _cells(path: Path, key: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """The lines of a table with their numbers. UserError: naming the line that does not fit the header."""
+    reader, lines = csv.DictReader(io.StringIO(read_text(path)), strict=True), []
+    if lacking := [name for name in key if name not in reader.fieldnames]:
+        raise UserError(f"{path}, line 1: the header lacks {lacking[0]}; {REMEDY}")
+    try:
+        for line in reader:
+            if None in line or None in line.values():
+                raise UserError(f"{path}, line {reader.line_num}: has not the header's number of cells; {REMEDY}")
+            lines.append((reader.line_num, line))
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}; {REMEDY}") from None
+    return lines
+
+
+def is_current(rows: pd.DataFrame) -> pd.Series:
+    """Which rows were made with the recipe's numbers of today; where a row does not tell, it was not."""
+    today = {name: settings_of(recipe) for name, recipe in RECIPES.items()}
+    return (rows["settings"] != "") & (rows["settings"] == rows["recipe"].map(today))
+
+
+def select(rows: pd.DataFrame, current: bool = False, **wanted: object) -> pd.DataFrame:
+    """The rows that have the wanted values, of one machine: the one with most rows, or else with the latest.
+
+    Args:
+        current: only rows that were made with today's numbers of their recipe.
+        wanted: a value for each column; None stands for any.
+    """
+    if current:
+        rows = rows[is_current(rows)]
+    for name, value in wanted.items():
+        if value is not None:
+            rows = rows[rows[name] == value]
+    machines = [group for _, group in rows.groupby(["hardware", "precision"], sort=False)]
+    return max(machines, key=lambda group: (len(group), group["date"].max()), default=rows)

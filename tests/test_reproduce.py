@@ -1,0 +1,66 @@
+"""scripts/reproduce.py: what `make run` keeps, from any folder and for any data."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from engine.recipes import RECIPES
+from experiments import speed
+from helpers import invent_people
+from report import rows
+from scripts.reproduce import Reproduction
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder with four data files, of invented people."""
+    folder, people = tmp_path / "my data", invent_people(24, 10)
+    folder.mkdir()
+    for name, text in zip(rows.DATA_FILES, (people.corpus, people.pairs, people.unseen, people.questions), strict=True):
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_the_rows_of_a_run(data, tmp_path, monkeypatch):
+    """A row a model, with where it comes from; the original wording of part 4(a) has evaluate's accuracy."""
+    short = {
+        phase: replace(getattr(RECIPES["fast"], phase), max_epochs=1) for phase in ("pretrain", "finetune", "scratch")
+    }
+    monkeypatch.setitem(RECIPES, "fast", recipe := replace(RECIPES["fast"], **short))
+    monkeypatch.setattr(speed, "plain_step_seconds", lambda *arguments: 1.5)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    Reproduction("fast", 3, data, "my class", "cpu", tmp_path / "out").all(tmp_path / "results")
+    trained, controls, wordings = (
+        rows.read(table, tmp_path / "results") for table in ("accuracy", "controls", "sensitivity")
+    )
+    assert sorted(trained["variant"]) == ["rope", "vanilla"] and len(controls) == 3 and not list(elsewhere.iterdir())
+    rope, found = trained[trained["variant"] == "rope"].iloc[0], wordings.iloc[0]
+    assert found["original"] == rope["dev"] and found["n"] == rope["n"] == 10
+    (reworded,) = controls[controls["what"].str.contains("reworded")]["dev"]
+    assert found["reworded"] == reworded and found["parameters"] > 3_000_000 and 0 <= found["p_mcnemar"] <= 1
+    same = ["data", "recipe", "seed", "hardware", "precision", "settings", "corpus", "commit", "command", "date"]
+    assert (
+        found[same].equals(rope[same])
+        and rope["settings"] == rows.settings_of(recipe)
+        and rope["plain_step_seconds"] == 1.5
+    )
+    assert rope["command"].endswith("--recipe fast --seed 3 --data FOLDER --data_name 'my class'")
+    assert rows.is_current(trained).all()
+    assert {path.name for path in (tmp_path / "out").glob("*.params")} == {
+        "vanilla.model.params",
+        *(f"{variant}.{step}.params" for variant in ("vanilla", "rope") for step in ("pretrain", "finetune")),
+    }
+
+
+@pytest.mark.parametrize("program", ["scripts/reproduce.py", "report/tables.py", "report/latex.py", "report/llm.py"])
+def test_programs_start_in_any_folder(program, tmp_path):
+    """Without a path of their own being edited in, and with one line for what is missing."""
+    place = {"cwd": tmp_path, "capture_output": True, "text": True}
+    assert subprocess.run([sys.executable, rows.ROOT / program, "--help"], **place).returncode == 0
+    words = ["--data=nowhere"] if program != "report/tables.py" else ["--results=/dev/null/x"]
+    done = subprocess.run([sys.executable, rows.ROOT / program, *words], **place)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
