@@ -72,8 +72,8 @@ class Chat:
         tokens, seen = (batch[key].to(self.model.device) for key in ("input_ids", "attention_mask"))  # (B, T)
         rows = self.model.generate(tokens, attention_mask=seen, do_sample=False, max_new_tokens=self.new_tokens)
         said = self.tokenizer.batch_decode(rows[:, tokens.size(1) :], skip_special_tokens=True)
-        opened = re.search(rf"(?:{THOUGHTS}\s*)?\Z", prompts[0])[0]  # by the template: the thoughts begin in the prompt
-        return [(opened + reply).strip() for reply in said]
+        opened = re.findall(rf"{THOUGHTS}\s*\Z", prompts[0])  # by the template: the thoughts begin in the prompt
+        return ["".join([*opened, reply]).strip() for reply in said]
 
 
 def compare(prompt: str, question: str, raw: str, place: str) -> tuple[str, dict[str, Any]]:

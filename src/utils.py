@@ -39,24 +39,17 @@ class Output:
     """A standard stream that may be closed, or lose its reader (`| head`, a terminal): the program goes on without."""
 
     def __init__(self, stream: Any):
-        self.stream = stream or open(os.devnull, "w")
+        self.stream = stream or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
         if hasattr(self.stream, "reconfigure"):
             self.stream.reconfigure(errors="backslashreplace")  # a console that lacks a character shows its number
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
-    def write(self, text: str) -> int:
-        """Write, or nothing if it cannot be written."""
+    def write(self, text: str) -> None:
+        """Write; what cannot be written is dropped."""
         try:
             self.stream.write(text)
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush; what cannot be written is dropped."""
-        try:
             self.stream.flush()
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
@@ -88,7 +81,6 @@ def cli(main: Callable[[], object]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     finally:
-        sys.stdout.flush()
         sys.stdout, sys.stderr = sys.stdout.stream, sys.stderr.stream
 
 
