@@ -20,7 +20,7 @@ from dataset import CharCorruptionDataset
 from engine import options
 from engine.recipes import RECIPES
 from helpers import SRC, Program, Result, invent_people, same, tiny_model
-from model import GPTConfig
+from model import GPT, GPTConfig
 from reference import contract_shapes, greedy
 from trainer import Trainer
 from utils import MASK_CHAR, UserError
@@ -117,11 +117,12 @@ VARIANTS = pytest.mark.parametrize("variant", ["vanilla", "rope"])
 def test_files_of_a_run(runs, variant):
     """Parameter files have the contract's names and shapes; no temporary file is left; finetuning changes its start."""
     vocabulary = len(set(runs.people.corpus)) + 2
-    shapes = contract_shapes(GPTConfig(vocabulary, 128, n_layer=4, n_head=8, n_embd=256, rope=variant == "rope"))
+    config = GPTConfig(vocabulary, 128, n_layer=4, n_head=8, n_embd=256, rope=variant == "rope")
     names = [f"{variant}.pretrain.params", f"{variant}.finetune.params", "vanilla.model.params"]
     pretrained, finetuned, scratch = (torch.load(runs.folder / name, weights_only=True) for name in names)
     for state in (pretrained, finetuned):
-        assert {key: tuple(value.shape) for key, value in state.items()} == shapes
+        assert {key: tuple(value.shape) for key, value in state.items()} == contract_shapes(config)
+        GPT(config).load_state_dict(state, strict=True)
     assert [name for name in os.listdir(runs.folder) if name.endswith((".tmp", ".checkpoint"))] == []
     a, b, c = (state["blocks.0.mlp.0.weight"] for state in (pretrained, finetuned, scratch))
     assert 0 < (b - a).norm() < 0.5 * a.norm()

@@ -91,28 +91,20 @@ def test_atomic_write(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["file", "plain"]
 
 
-def failing(code: int) -> Mock:
-    """A function that raises an OSError."""
-    return Mock(side_effect=OSError(code, os.strerror(code)))
-
-
 @pytest.mark.parametrize("name, code", [("chmod", errno.EPERM), ("fsync", errno.EINVAL), ("fsync", errno.ENOTSUP)])
 def test_file_systems_without_chmod_or_fsync(tmp_path, monkeypatch, name, code):
     """Some mounts (Windows drives under WSL, CIFS, FUSE) have neither; files are written there all the same.
 
     Bug: training ran to its end and then lost its parameters.
     """
-    monkeypatch.setattr(os, name, failing(code))
+    monkeypatch.setattr(os, name, Mock(side_effect=OSError(code, os.strerror(code))))
     check_writable(tmp_path / "file")
     utils.write_text(tmp_path / "file", "new")
     assert os.listdir(tmp_path) == ["file"] and (tmp_path / "file").read_text() == "new"
 
 
-def test_paths_that_cannot_be_written(tmp_path, monkeypatch):
-    """check_writable and the write itself refuse them in one line that names the path; no file changes.
-
-    Bug: a folder that became read-only, or a full disk, was noticed after the training only.
-    """
+def test_paths_that_cannot_be_written(tmp_path):
+    """check_writable and the write itself refuse them in one line that names the path; no file changes."""
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     for name in ("none/out", "file/out", "folder", "x" * 224, os.devnull):
@@ -121,11 +113,6 @@ def test_paths_that_cannot_be_written(tmp_path, monkeypatch):
                 attempt(tmp_path / name)
     for name in ("file", "new", "x" * 223):
         check_writable(tmp_path / name)
-    for function, code in (("replace", errno.EPERM), ("open", errno.EROFS), ("fsync", errno.ENOSPC)):
-        with monkeypatch.context() as patch:
-            patch.setattr(os, function, failing(code))
-            with pytest.raises(UserError, match=rf"^{tmp_path}/new: cannot be written \({os.strerror(code)}\); .*\Z"):
-                check_writable(tmp_path / "new")
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"] and (tmp_path / "file").read_text() == "x"
 
 
