@@ -267,11 +267,14 @@ def check_writable(path: str | Path) -> None:
             raise UserError(f"{path}: the folder {path.parent} does not exist; make it, or write elsewhere")
         target = Path(os.path.realpath(path))  # where the temporary files are, if it is a link
         for scrap in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-            if time.time() - scrap.stat().st_mtime > 3600:  # of a killed run; a newer one may be of a running one
-                scrap.unlink()
+            with contextlib.suppress(FileNotFoundError):  # a running program has just finished writing
+                if time.time() - scrap.stat().st_mtime > 3600:  # of a killed run; a newer one may be of a running one
+                    scrap.unlink()
         probe = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        with atomic_write(probe) as file:  # as the real file will be
-            file.write(b"probe")
+        try:
+            write_text(probe, "probe")  # as the real file will be
+        except UserError as error:
+            raise UserError(f"{error}".replace(f"{probe}", f"{path}", 1)) from None
         probe.unlink()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
