@@ -1,6 +1,6 @@
 # make run   environment, training, evaluation, results, submission   (RECIPE=smoke|fast|best|handout|excerpts, SEED=0,
 #     DEVICE=auto, DATA=folder of other data, DATA_NAME=its name in the results, RESULTS=expt/results)
-# make test  environment and the whole test suite
+# make test  environment and the test suite   (make test-slow: the tests that take minutes each)
 # make results   make run, with its rows among those that git keeps
 # make llm   part 4 with an instruction-tuned model   (LLM=hub id, folder or .gguf file; default: the one of make llm-model)
 # make report   the written answers as a PDF, from the results that git keeps   (RESULTS=expt/results: from those of make run)
@@ -31,7 +31,7 @@ LLM ?= $(GGUF)
 ABOUT = --data "$(DATA)" $(if $(DATA_NAME),--data_name "$(DATA_NAME)")
 REPRODUCE = $(PY) scripts/reproduce.py $(if $(RECIPE),--recipe $(RECIPE)) --seed $(SEED) --device $(DEVICE) $(ABOUT)
 
-.PHONY: run results test lint submission corpus llm llm-model report clean
+.PHONY: run results test test-slow lint submission corpus llm llm-model report clean
 
 run: .venv/ready
 	$(REPRODUCE) $(if $(RESULTS),--results "$(RESULTS)")
@@ -45,6 +45,9 @@ results: .venv/ready
 
 test: .venv/ready
 	$(PY) -m pytest -q -n 2 --dist loadfile
+
+test-slow: .venv/ready
+	$(PY) -m pytest -q -m slow
 
 lint: .venv/ready
 	$(PY) -m ruff check .
