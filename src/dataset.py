@@ -9,9 +9,6 @@ To see examples:
 import argparse
 import random
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))  # left out by python -P and python -m src.dataset
 
 import torch
 from torch import Tensor

@@ -7,9 +7,6 @@ prints the accuracy on the dev set and writes it to london_baseline_accuracy.txt
 
 import argparse
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))  # left out by python -P and python -m src.london_baseline
 
 from utils import cli, evaluate_places, read_pairs, read_text, write_text
 

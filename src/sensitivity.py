@@ -11,10 +11,7 @@ The handout says to copy run.py. This file imports its parts instead, so that th
 
 import argparse
 import sys
-from pathlib import Path
 from typing import NamedTuple
-
-sys.path.insert(0, str(Path(__file__).parent))  # left out by python -P and python -m src.sensitivity
 
 import run as homework
 from dataset import CharCorruptionDataset

@@ -272,7 +272,8 @@ def check_writable(path: str | Path) -> None:
                     scrap.unlink()
         probe = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            write_text(probe, "probe")  # as the real file will be
+            with atomic_write(probe) as file:  # as the real file will be
+                file.write(b"probe")
         except UserError as error:
             raise UserError(f"{error}".replace(f"{probe}", f"{path}", 1)) from None
         probe.unlink()
