@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +81,9 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> arg
     Raises:
         UserError: naming the flag.
     """
+    for word in sys.argv[1:] if argv is None else argv:
+        if word.startswith(("‐", "‑", "–", "—", "−")):
+            raise UserError(f"{word}: begins with a dash as PDFs and word processors have it; type the hyphens: --")
     not_given = argparse.Namespace(pretrain_lr=None, finetune_lr=None)  # or argparse would fill in the handout's
     args = parser.parse_args(argv, not_given)
     args.checkpoint_path = Path(f"{args.writing_params_path}.checkpoint")

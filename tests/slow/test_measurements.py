@@ -1,4 +1,4 @@
-"""experiments/speed.py and experiments/processes.py on a small corpus: the rows that they promise."""
+"""experiments/speed.py and processes.py on a small corpus: every row that they promise, with its figures."""
 
 from pathlib import Path
 
