@@ -62,7 +62,7 @@ def exposure_bins(folder: Path) -> pd.DataFrame:
         return found
     found["range"] = pd.cut(found["times"], TIMES_ASKED, right=False)
     found["all_times"] = found["times"] * found["n"]
-    run = [*rows.RUN[:-1], "epochs"]
+    run = [*rows.RUN[:-1], "epochs", "corpus"]
     bins = found.groupby([*run, "range"], observed=True, as_index=False).agg(
         first=("times", "min"),
         last=("times", "max"),
