@@ -76,7 +76,8 @@ def goal(variant: str) -> str:
 
 def of_one_data(found: pd.DataFrame, data: str | None) -> pd.DataFrame:
     """The rows of one data set: the one named, or the one with most rows."""
-    return found[found["data"] == (data or found["data"].mode().get(0))]
+    names = found["data"].tolist()
+    return found[found["data"] == (data or max(names, key=names.count, default=""))]
 
 
 # ---------------------------------------------------------------- bars
@@ -256,10 +257,11 @@ def curve(folder: Path, data: str | None = None) -> Figure | None:
 def exposures(folder: Path, data: str | None = None) -> Figure | None:
     """Accuracy by how often the pretraining asked for the place, without ranges of few people."""
     found = of_one_data(experiment_tables.exposure_bins(folder), data)
-    if found.empty:
-        return None
-    found = found[found["n"] >= 20].sort_values("variant", ascending=False, kind="stable")
+    if len(found):
+        found = found[found["n"] >= 20].sort_values("variant", ascending=False, kind="stable")
     runs = tables.grouped(found, "variant", "recipe", "epochs")
+    if not runs:
+        return None
     titles = ["{variant}, recipe {recipe}, {epochs:.0f} epochs".format(**run.iloc[0]) for run in runs]
     figure, panel = panels(titles, "times that the pretraining asked for the place", CORRECT, rows.about_data(found))
     for axes, run in zip(panel, runs, strict=True):
@@ -297,32 +299,13 @@ def positions(folder: Path) -> Figure | None:
     for kind, dashes in zip(tables.grouped(found, "positions"), ("-", "--", "-", ":"), strict=False):
         ranges = kind.groupby(["first", "last"])["loss"]
         mean, band = ranges.mean(), [tables.student(seeds.tolist()) for _, seeds in ranges]
-        x, name = mean.index.to_frame().mean(axis=1), kind["positions"].iloc[0]  # the middle of each range
-        (line,) = axes.plot(x, mean, dashes, linewidth=2, label=f"positions: {name}")
-        colour = {"color": line.get_color()}
-        axes.fill_between(x, *zip(*band, strict=True), alpha=0.18, linewidth=0, **colour)
-        if kind["last"].max() < longest:
-            arrow = {"arrowstyle": "-", **colour}
-            note(
-                axes,
-                f"{name}\nends here",
-                (x.iloc[-1], mean.iloc[-1]),
-                (-8, 28),
-                ha="right",
-                arrowprops=arrow,
-                **colour,
-            )
+        x, end = mean.index.to_frame().mean(axis=1), kind["last"].max()  # the middle of each range
+        label = f"positions: {kind['positions'].iloc[0]}" + (f" (none after {end})" if end < longest else "")
+        (line,) = axes.plot(x, mean, dashes, linewidth=2, label=label)
+        axes.fill_between(x, *zip(*band, strict=True), color=line.get_color(), alpha=0.18, linewidth=0)
     trained = found[found["positions"] == "learned"]["last"].max()
     axes.axvline(trained + 0.5, color="black", linewidth=1)
-    note(
-        axes,
-        "trained\nup to here",
-        (trained + 0.5, 0.98),
-        (-4, 0),
-        xycoords=("data", "axes fraction"),
-        ha="right",
-        va="top",
-    )
+    axes.text(trained - 3, axes.get_ylim()[1], "trained\nup to here", ha="right", va="top")
     axes.set_xlim(1, longest)
     legend(figure)
     return figure
