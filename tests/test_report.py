@@ -39,7 +39,7 @@ def put(folder: Path, data: str = NAME, recipe: str = "fast", seed: int = 0) -> 
         rows.add("modern_llm", made | {"n": 500} | told, folder)
 
 
-def put_answers(folder: Path, data: str = NAME, corpus: str = "c0") -> None:
+def put_answers(folder: Path, data: str = NAME, corpus: str = fingerprint(PEOPLE.corpus)) -> None:
     """The rows of experiments on answers: ten dev questions, the surer the earlier; 0, 1, 2 and 4 are right."""
     made = rows.provenance("python x", data, corpus, 0, hardware="cpu", precision="float32") | {"recipe": "fast"}
     people = [f"{ODD} {i}" for i in range(10)]
