@@ -299,6 +299,25 @@ def sinusoids(length: int = 128, width: int = 256) -> Figure:
     return figure
 
 
+def loss_curve(found: pd.DataFrame) -> Figure:
+    """The loss of each variant's pretraining by its steps."""
+    figure = Figure(figsize=(6.2, 2.6), layout="constrained")
+    axes = figure.subplots()
+    for variant in ("vanilla", "rope"):
+        curve = found[found["variant"] == variant]
+        axes.plot(curve["step"], curve["loss"])
+        place = (len(curve) // 8, 12 if variant == "vanilla" else -12)
+        axes.annotate(
+            variant,
+            (curve["step"].iloc[place[0]], curve["loss"].iloc[place[0]]),
+            (6, place[1]),
+            textcoords="offset points",
+            va="center",
+        )
+    axes.set(xlabel="step of pretraining", ylabel="loss, nats a character", ylim=(0, None))
+    return figure
+
+
 # ---------------------------------------------------------------- all of the results
 
 FIGURES = (ablation, curve, exposures, losses, positions, analysis, sensitivity)

@@ -32,6 +32,8 @@ KEYS = {
     "accuracy": TRAINED,
     "controls": ("what", *TRAINED),
     "sensitivity": TRAINED,
+    "sensitivity_questions": TRAINED,  # a row a question of dev
+    "loss_curve": TRAINED,  # a row for each part of a pretraining
     "curve": (*TRAINED, "epochs"),
     "ablation": (*TRAINED, "epochs", "change"),
     "exposures": (*TRAINED, "epochs"),  # a row for each number of times that a place was asked for
@@ -43,6 +45,7 @@ KEYS = {
     "analysis_invented": ("model", *RUN),  # a row an invented name
     "analysis_namesakes": ("model", *RUN),  # a row for each kind of people and of name
     "modern_llm": ("model", "data", "prompt", "template", "n"),
+    "modern_llm_replies": ("model", "data", "prompt", "template", "n"),  # a row a question
     "positions": ("positions", "seed", "hardware", "precision"),  # a row for each range of positions
     "speed": ("hardware",),  # a row a measurement
     "processes": ("hardware",),  # a row for each size of model and number of processes
@@ -54,7 +57,7 @@ KEYS = {
 # Columns that hold text; all others hold numbers, or True and False.
 TEXT = {name for key in KEYS.values() for name in key} - {"seed", "epochs", "n"}
 TEXT |= {*PROVENANCE, "name", "truth", "answer", "language", "people", "same", "questions", "found", "torch"}
-TEXT |= {"size", "way", "tensor"}
+TEXT |= {"size", "way", "tensor", "reworded_answer", "reply", "place"}
 REMEDY = "restore the file from git, or delete the line"
 
 
