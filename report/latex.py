@@ -183,13 +183,13 @@ def accuracies(run: Run) -> dict[str, str]:
 def trainings(run: Run) -> dict[str, str]:
     """Part 2: what all trainings share, and the loss of the pretrainings."""
     trainer = settings.trainers(run.recipe, run.data)["pretraining"]
-    config, corpus = trainer.config, CharCorruptionDataset(read_text(run.data / "wiki.txt"), 128)
+    config = trainer.config
     macros = {
         "weightDecay": f"{config.weight_decay:g}",
         "clip": f"{config.grad_norm_clip:g}",
         "warmup": f"{config.warmup_tokens:,}",
         "steps": f"{trainer.total_steps:,}",
-        "guessLoss": f"{np.log(corpus.vocab_size):.1f}",
+        "guessLoss": f"{np.log(trainer.model.config.vocab_size):.1f}",
     }
     for variant in ("vanilla", "rope"):
         loss = run.rows("loss_curve", "the loss", run.training, variant=variant).set_index("step")["loss"]

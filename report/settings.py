@@ -57,7 +57,6 @@ def line(trainer: Trainer) -> dict[str, str]:
     config, examples = trainer.config, trainer.train_dataset
     peaks = {type(optimizer).__name__: optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers}
     epoch = len(examples) * len(examples[0][0])  # positions
-    shape = {"linear": "linear to 0", "cosine": "cosine to a tenth"}[config.decay_shape]
     return {
         "examples": f"{len(examples):,}",
         "epochs": f"{config.max_epochs}",
@@ -65,7 +64,7 @@ def line(trainer: Trainer) -> dict[str, str]:
         "steps": f"{trainer.total_steps:,}",
         "AdamW": f"{peaks['AdamW']:g}",
         "Muon": f"{peaks['Muon']:g}" if "Muon" in peaks else "-",
-        "decay": f"{shape}, {config.final_tokens / epoch:.0f} epochs",
+        "decay": f"{config.decay_shape}, {config.final_tokens / epoch:.0f} epochs",
         "dropout": f"{trainer.model.drop.p:g}",
     }
 
