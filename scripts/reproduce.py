@@ -10,6 +10,7 @@ end come the table and the picture of the results, and the submission (scripts/s
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import run
 import sensitivity
 from engine.checkpoints import read_stamp
 from engine.machine import hardware, pick_device
-from engine.recipes import MAIN_RECIPE, RECIPES
+from engine.recipes import MAIN_RECIPE, RECIPES, changed
 from experiments import speed
 from report import figures, rows, tables
 from report.rows import DATA_FILES, ROOT
@@ -40,10 +41,20 @@ class Reproduction:
         device: as in run.py.
         out: folder of all that is written, TensorBoard's logs too; without it the project's root (and
             expt/), or expt/RECIPE for a trial.
+        changes: of the recipe's settings, as `run.py --change` takes them.
     """
 
-    def __init__(self, recipe: str, seed: int, data: Path, data_name: str, device: str, out: Path | None = None):
-        self.recipe, self.seed, self.data_name, self.device = recipe, seed, data_name, device
+    def __init__(
+        self,
+        recipe: str,
+        seed: int,
+        data: Path,
+        data_name: str,
+        device: str,
+        out: Path | None = None,
+        changes: Sequence[str] = (),
+    ):
+        self.recipe, self.seed, self.data_name, self.device, self.changes = recipe, seed, data_name, device, changes
         self.is_trial = RECIPES[recipe].people is not None
         self.out = out or (ROOT / "expt" / recipe if self.is_trial else ROOT)
         self.out.mkdir(parents=True, exist_ok=True)
@@ -55,7 +66,7 @@ class Reproduction:
             data_name,
             fingerprint(read_text(self.data / "wiki.txt")),
             seed,
-            settings=rows.settings_of(RECIPES[recipe]),
+            settings=rows.settings_of(changed(RECIPES[recipe], changes)),
         )
 
     def file(self, name: str) -> str:
@@ -70,6 +81,7 @@ class Reproduction:
             argv += [f"--{flag}", value]
         if function != "evaluate":
             argv += ["--recipe", self.recipe, "--resume"]
+            argv += ["--change", *self.changes] if self.changes else []
         if (logs := self.file("expt" if self.out == ROOT else "logs")) != "expt":
             argv += ["--expt_dir", logs]
         argv += ["--seed", str(self.seed), "--device", self.device]

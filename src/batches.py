@@ -7,6 +7,7 @@ no example.
 import hashlib
 import math
 import random
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -47,6 +48,20 @@ class Batches(Dataset):
             random.setstate(state)
         x, y = zip(*examples, strict=True)
         return torch.stack(x), torch.stack(y)
+
+
+# What tells a training to stop: Ctrl-C, kill, a closed terminal, and what schedulers send before they kill.
+STOP_SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    if hasattr(signal, name)  # Windows has two of them
+]
+
+
+def ignore_signals(worker: int) -> None:
+    """In a DataLoader worker: live on when a signal reaches all processes of a training; its end is the worker's."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def lengths(y: Tensor) -> Tensor:

@@ -13,15 +13,19 @@ from them.
 import argparse
 import functools
 import itertools
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch is loaded: waiting threads sleep sooner
+
 from engine import hub
 from engine.machine import hardware
 from engine.wordings import ORIGINAL, REWORDED, alone, ask_about, mcnemar, names_in, share
-from parse_place import normalise, parse_place, without_thoughts
-from utils import cli, fingerprint, read_pairs, read_text, write_text
+from parse_place import THOUGHTS, normalise, parse_place, without_thoughts
+from utils import UserError, cli, fingerprint, read_pairs, read_text, write_text
 
 LISTED = ("Qwen/Qwen3-1.7B", "meta-llama/Llama-3.2-1B-Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct")
 TEMPLATES = {"original": ORIGINAL, "reworded": REWORDED}
@@ -36,7 +40,8 @@ class Chat:
     """A model that answers; its tokenizer knows how to wrap a message."""
 
     def __init__(self, args: argparse.Namespace):
-        print(f"loading {args.name} ...", flush=True)
+        self.name = args.name
+        print(f"loading {self.name} ...", flush=True)
         source, file = args.source, args.gguf_file
         with hub.loading(source) as hf:
             self.tokenizer = hf.AutoTokenizer.from_pretrained(source, padding_side="left", gguf_file=file)
@@ -52,7 +57,12 @@ class Chat:
         turns = [{"role": "user", "content": message}]
         # for Qwen3, which thinks aloud first, and for Llama 3.2, which is told today's date
         extra = {"enable_thinking": False, "date_string": "26 Jul 2024"}
-        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **extra)
+        try:
+            return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **extra)
+        except Exception as error:  # a template raises what it likes
+            raise UserError(
+                f"{self.name}: its chat template refuses a question alone ({error}); use another model"
+            ) from None
 
     def reply(self, messages: list[str]) -> list[str]:
         """Greedy replies to several messages, in one batch that is padded on the left."""
@@ -60,7 +70,9 @@ class Chat:
         batch = self.tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
         tokens, seen = (batch[key].to(self.model.device) for key in ("input_ids", "attention_mask"))  # (B, T)
         rows = self.model.generate(tokens, attention_mask=seen, do_sample=False, max_new_tokens=self.new_tokens)
-        return [s.strip() for s in self.tokenizer.batch_decode(rows[:, tokens.size(1) :], skip_special_tokens=True)]
+        said = self.tokenizer.batch_decode(rows[:, tokens.size(1) :], skip_special_tokens=True)
+        opened = re.findall(rf"{THOUGHTS}\s*\Z", prompts[0])  # by the template: the thoughts begin in the prompt
+        return ["".join([*opened, reply]).strip() for reply in said]
 
 
 def compare(prompt: str, question: str, raw: str, place: str) -> tuple[str, dict[str, Any]]:

@@ -10,9 +10,12 @@ The handout's hyperparameters stand where the handout asks for them. --recipe ch
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch is loaded: waiting threads sleep sooner
 
 import torch
 import torch.distributed as dist

@@ -6,6 +6,7 @@ that was interrupted and resumed ends with the same parameters.
 """
 
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from batches import Batches, Examples, groups, lengths, mixed
+from batches import Batches, Examples, groups, ignore_signals, lengths, mixed
 from utils import atomic_write
 
 
@@ -186,6 +187,9 @@ class Trainer:
             batch_size=None,  # an entry of Batches is a whole batch
             sampler=self._keys(),
             num_workers=self.config.num_workers,
+            worker_init_fn=ignore_signals,
+            # without helper processes, which a signal to the whole group would end
+            multiprocessing_context="fork" if self.config.num_workers and sys.platform == "linux" else None,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own, so that it draws nothing from torch's
         )

@@ -1,7 +1,9 @@
 """What the homework's files share: seeds, reading and writing, generation, scoring, the error for users."""
 
 import contextlib
+import csv
 import errno
+import functools
 import glob
 import hashlib
 import math
@@ -11,9 +13,10 @@ import re
 import sys
 import tempfile
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -25,31 +28,60 @@ MASK_CHAR = "\u2047"  # the double question mark: a span stood here / the answer
 PAD_CHAR = "\u25a1"  # the empty square: nothing stands here
 
 
+OUT_OF_MEMORY = r"out of memory|not enough memory|allocate memory|ALLOC_FAILED"  # as PyTorch and its libraries say it
+
+
 class UserError(Exception):
     """Something the user can mend. Its message is one line: what is wrong, where, what to do."""
+
+
+class Output:
+    """A standard stream that may be closed, or lose its reader (`| head`, a terminal): the program goes on without."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+        if hasattr(self.stream, "reconfigure"):
+            self.stream.reconfigure(errors="backslashreplace")  # a console that lacks a character shows its number
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> None:
+        """Write; what cannot be written is dropped."""
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 def cli(main: Callable[[], object]) -> int:
     """Run a program; returns its exit code: what `main` returns if that is an int, else 0.
 
-    A UserError becomes one line on stderr and exit code 2, Ctrl-C exit code 130, a closed pipe (`| head`) 0.
+    A UserError or too little memory becomes one line on stderr and exit code 2, Ctrl-C exit code 130.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a console that lacks a character shows its number
+    sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
     try:
         result = main()
-        sys.stdout.flush()
         return result if isinstance(result, int) else 0
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
-        return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search(OUT_OF_MEMORY, str(error)):
+            raise
+        said = str(error).split("\n")[0][:150]
+        print(
+            f"error: out of memory ({said}); make --batch_size smaller, then --block_size or --n_embd; "
+            "--device cpu takes the machine's memory instead of a GPU's",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    finally:
+        sys.stdout, sys.stderr = sys.stdout.stream, sys.stderr.stream
 
 
 def set_seed(seed: int) -> None:
@@ -65,10 +97,14 @@ def set_seed(seed: int) -> None:
 def read_text(path: str | Path) -> str:
     """The text of a UTF-8 file; a byte order mark is dropped, CRLF and CR become newlines as in Python's open().
 
+    Accents become part of their letter (Unicode's NFC), however they were typed.
+
     Raises:
-        UserError: the file is missing, empty, a directory, unreadable, or not UTF-8 text.
+        UserError: the file is missing, empty, a directory, a pipe, unreadable, or not UTF-8 text.
     """
     try:
+        if Path(path).is_fifo():
+            raise UserError(f"{path}: is a pipe, but is read more than once; save its text in a file and give that")
         raw = Path(path).read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path (programs run from the project's root)") from None
@@ -87,7 +123,7 @@ def read_text(path: str | Path) -> str:
         raise UserError(f"{path}, line {line}: is not UTF-8 text, or holds a zero byte; save the file as UTF-8")
     if not text.strip():
         raise UserError(f"{path}: is empty; check that it is the right file")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def fingerprint(content: str | bytes) -> str:
@@ -105,34 +141,66 @@ def refuse_marks(text: str, source: str | Path) -> None:
         )
 
 
+# What a word processor, a spreadsheet or a web page leaves in a text, and nobody sees: no-break spaces, soft hyphens,
+# zero-width spaces, direction marks, byte order marks.
+INVISIBLE = str.maketrans({"\u00a0": " ", "\u202f": " "} | dict.fromkeys("\u00ad\u200b\u200e\u200f\u2060\ufeff", ""))
+
+
+@functools.cache
+def note(text: str) -> None:
+    """Print a note; the same one only once."""
+    print(f"note: {text}")
+
+
 def read_pairs(text: str, source: str | Path, with_answers: bool | None = None) -> list[tuple[int, str, str]]:
     """The lines of a file of questions as (line number, question, answer), without blanks around either.
 
+    Cells may be quoted as table editors do it, and may be followed by empty cells, the lines by empty lines.
+
     Args:
-        text: lines `question<TAB>place`, or questions alone.
+        text: lines `question<TAB>place`, or questions alone. A question ends with a question mark.
         source: name of the file, for error messages.
-        with_answers: True: every line must have an answer; None: all lines or none.
+        with_answers: True: every line must have an answer; None: all lines or none, as most of them.
 
     The answer is "" in a file without answers. UserError: naming the line that does not fit.
     """
     refuse_marks(text, source)
-    lines = text.rstrip("\n ").split("\n")
-    expects_tab = "\t" in lines[0] if with_answers is None else with_answers
-    shape = "'question<TAB>place' is expected" if expects_tab else "a question alone is expected, as on line 1"
+    lines = text.translate(INVISIBLE).split("\n")
+    while len(lines) > 1 and not lines[-1].strip():
+        lines.pop()
+    if with_answers is None:
+        with_answers = 2 * sum("\t" in line.strip() for line in lines) >= len(lines)
+    shape = "'question<TAB>place'" if with_answers else "a question alone"
     pairs = []
     for number, line in enumerate(lines, 1):
-        question, *answers = (part.strip() for part in line.split("\t"))
+        try:
+            (cells,) = csv.reader([line], delimiter="\t", skipinitialspace=True, strict=True)
+        except csv.Error as error:
+            raise UserError(
+                f"{source}, line {number}: cannot be read ({error}); double the quotes inside a cell in quotes, and "
+                "end it on its line"
+            ) from None
+        cells = [cell.strip() for cell in cells] or [""]
+        if cells != [cell.strip() for cell in line.split("\t")]:
+            note(f"{source}: the quotes around its cells are not read as part of them")
+        question, *answers = cells
+        while answers and not answers[-1]:
+            answers.pop()
         wrong = None
         if not line.strip():
             wrong = "is blank"
-        elif len(answers) > expects_tab:
+        elif len(answers) > with_answers:
             wrong = f"has {len(answers)} {'tab' if len(answers) == 1 else 'tabs'}"
         elif not question or re.fullmatch(r"Where was\s+born\?", question):
             wrong = "has no name to ask for"
-        elif expects_tab and not any(answers):
-            wrong = "has no place after the tab" if answers else "has no tab"
+        elif any(cell.startswith(("“", "„", "«")) for cell in cells):
+            wrong = "has a cell in typographic quotes"
+        elif not question.endswith("?"):
+            wrong = f"has no question mark at the end of {question[:40]!r}"
+        elif with_answers and not answers:
+            wrong = "has no place after the tab" if "\t" in line else "has no tab"
         if wrong:
-            raise UserError(f"{source}, line {number}: {wrong}; {shape}")
+            raise UserError(f"{source}, line {number}: {wrong}; {shape} is expected on every line, without a header")
         pairs.append((number, question, answers[0] if answers else ""))
     return pairs
 
@@ -145,13 +213,14 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """Write a file that appears whole or not at all: a temporary file beside it, then a rename.
 
     Some mounts (Windows drives under WSL, CIFS, FUSE) have no chmod or no fsync; there the file is written without.
+    A symbolic link stays one: the file it points to is written.
 
     Raises:
         UserError: the folder is missing or read-only, or the disk is full; an old file stays as it was.
     """
-    path, temporary = Path(path), None
+    target, temporary = Path(os.path.realpath(path)), None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
@@ -163,7 +232,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         os.umask(mask := os.umask(0))
         with contextlib.suppress(OSError):
             os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror or error}); an old file of that name is unchanged; "
@@ -185,6 +254,8 @@ def check_writable(path: str | Path) -> None:
         UserError: no such folder, a directory, a device, a name that is too long, a read-only folder, a full disk.
     """
     path = Path(path)
+    if re.search(r"[\x00-\x1f]", path.name):
+        raise UserError(f"{str(path)!r}: the name has a control character (of a script with Windows line ends?)")
     if len(os.fsencode(path.name)) > LONGEST_NAME:
         raise UserError(f"{path}: the name is too long, {LONGEST_NAME} bytes fit; give a shorter one")
     try:
@@ -194,12 +265,17 @@ def check_writable(path: str | Path) -> None:
             raise UserError(f"{path}: is not a plain file but a device or a pipe; give the name of a file")
         if not path.parent.is_dir():
             raise UserError(f"{path}: the folder {path.parent} does not exist; make it, or write elsewhere")
-        for scrap in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            if time.time() - scrap.stat().st_mtime > 3600:  # of a killed run; a newer one may be of a running one
-                scrap.unlink()
-        probe = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with atomic_write(probe) as file:  # as the real file will be
-            file.write(b"probe")
+        target = Path(os.path.realpath(path))  # where the temporary files are, if it is a link
+        for scrap in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+            with contextlib.suppress(FileNotFoundError):  # a running program has just finished writing
+                if time.time() - scrap.stat().st_mtime > 3600:  # of a killed run; a newer one may be of a running one
+                    scrap.unlink()
+        probe = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with atomic_write(probe) as file:  # as the real file will be
+                file.write(b"probe")
+        except UserError as error:
+            raise UserError(f"{error}".replace(f"{probe}", f"{path}", 1)) from None
         probe.unlink()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

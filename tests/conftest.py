@@ -1,5 +1,6 @@
-"""Fixtures; what they are made of stands in helpers.py."""
+"""Fixtures, and the state of the test process; helpers.py holds what fixtures are made of."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,22 +9,28 @@ import torch
 from helpers import Program, tiny_config
 from model import GPTConfig
 
-torch.set_num_threads(1)  # the machine is shared: two threads that wait for one core are slower than one
+torch.set_num_threads(1)  # the tests run side by side: threads that wait for a core slow each other down
+
+# Under nohup, or in the background of a script, signals are ignored; here and in the programs tested they must not be.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+if hasattr(signal, "SIGHUP"):  # Windows has none
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(params=[False, True], ids=["vanilla", "rope"])
 def tiny(request) -> GPTConfig:
-    """Both variants of the tiny model."""
+    """Configuration of the tiny model, for both variants."""
     return tiny_config(rope=request.param)
 
 
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
-    """The programs, in an empty folder."""
+    """Runs programs in an empty folder."""
     return Program(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory) -> Program:
-    """The programs, in one folder for all tests of a file."""
+    """Runs programs in one folder for all tests of a file."""
     return Program(tmp_path_factory.mktemp("shared"))

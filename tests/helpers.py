@@ -1,4 +1,4 @@
-"""What the tests share: invented people, tiny models, and the programs of src/ as processes of their own."""
+"""What the tests share: invented people, tiny models, and the programs of src/ run as subprocesses."""
 
 import os
 import random
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from model import GPT, GPTConfig
 
@@ -23,19 +24,19 @@ SRC = Path(__file__).resolve().parent.parent / "src"
 class People:
     """Invented people as the three texts that the programs read."""
 
-    corpus: str  # one document a person, "NAME. NAME was born in PLACE.", and one that holds a question mark
-    pairs: str  # questions and answers of the first people
-    unseen: str  # those of the others, each born somewhere else
+    corpus: str  # a document per person, "NAME. NAME was born in PLACE.", and one with a question mark
+    pairs: str  # questions and answers about the first people
+    unseen: str  # questions and answers about the others, each born in a different place
     questions: str  # the questions of `unseen`, without answers
 
 
 def word(rng: random.Random, syllables: int) -> str:
-    """A capitalised word that nobody bears: consonant and vowel in turn."""
+    """An invented capitalised word of alternating consonants and vowels."""
     return "".join(rng.choice("bdfgklmnprstv") + rng.choice("aeiou") for _ in range(syllables)).capitalize()
 
 
 def invent_people(count: int, unseen: int, seed: int = 0) -> People:
-    """People with random names; `unseen` of them are left out of the pairs, all from different places."""
+    """People with random names; `unseen` of them, all from different places, are left out of the pairs."""
     rng = random.Random(seed)
     places: list[str] = []
     while len(places) < unseen:
@@ -57,20 +58,25 @@ def invent_people(count: int, unseen: int, seed: int = 0) -> People:
 
 
 def tiny_config(**changes) -> GPTConfig:
-    """2 layers, 2 heads of 8, block 24, 11 characters, no dropout; or as the keywords say."""
+    """2 layers, 2 heads of size 8, block 24, 11 characters, no dropout; keywords override."""
     values: dict = {"vocab_size": 11, "block_size": 24, "n_layer": 2, "n_head": 2, "n_embd": 16}
     values |= {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
     return GPTConfig(**(values | changes))
 
 
 def tiny_model(seed: int = 0, **changes) -> GPT:
-    """A tiny model in training mode with parameters large enough that every part of it matters."""
+    """A tiny model in training mode, with parameters large enough for every part of it to matter."""
     torch.manual_seed(seed)
     model = GPT(tiny_config(**changes))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.2)
     return model
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two state dicts are equal bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 # ---------------------------------------------------------------- the programs
@@ -86,31 +92,36 @@ class Result:
 
 
 class Program:
-    """Runs the programs of src/ in a folder, each as a process of its own."""
+    """Runs the programs of src/ in a folder, as subprocesses."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def write(self, name: str, text: str) -> Path:
-        """A UTF-8 file in the folder."""
+        """Write a UTF-8 file into the folder."""
         path = self.folder / name
         path.write_bytes(text.encode())
         return path
 
     def people(self, people: People) -> None:
-        """The files corpus.txt, pairs.tsv, unseen.tsv and questions.tsv."""
+        """Write corpus.txt, pairs.tsv, unseen.tsv and questions.tsv."""
         for name in ("corpus.txt", "pairs.tsv", "unseen.tsv", "questions.tsv"):
             self.write(name, getattr(people, name.partition(".")[0]))
 
     @staticmethod
     def environment() -> dict[str, str]:
-        """This process's, with one thread for torch and no colours."""
+        """This process's environment, with one thread for torch."""
         return os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
     def __call__(self, *words: str | Path, script: str = "run.py") -> Result:
         """Run to the end."""
-        command, place = [sys.executable, str(SRC / script), *map(str, words)], {"cwd": self.folder}
-        done = subprocess.run(command, **place, env=self.environment(), capture_output=True, text=True, timeout=280)
+        return self.run([sys.executable, str(SRC / script), *map(str, words)])
+
+    def run(self, command: list[str]) -> Result:
+        """Run a command to the end."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=280
+        )
         return Result(done.returncode, done.stdout, done.stderr)
 
     def ok(self, *words: str | Path, script: str = "run.py") -> Result:

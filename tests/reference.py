@@ -1,4 +1,4 @@
-"""Formulas written out without looking at src/: rotation, attention, loss; and the names in a parameter file."""
+"""Formulas written out independently of src/: rotation, attention, loss, generation; entries of a parameter file."""
 
 import math
 
@@ -18,9 +18,9 @@ def rotate(x: Tensor) -> Tensor:
 
 
 def attention(x: Tensor, p: dict[str, Tensor], n_head: int, rope: bool, causal: bool = True) -> Tensor:
-    """softmax(q k^T / sqrt(hs)) v of one row x (T, C), head by head; p has qkv.weight, qkv.bias, proj.*."""
+    """softmax(q k^T / sqrt(hs)) v of one row x (T, C), head by head; p holds qkv.weight, qkv.bias, proj.*."""
     size = x.size(1) // n_head
-    qkv = x @ p["qkv.weight"].T + p["qkv.bias"]  # of head after head: its q, its k, its v
+    qkv = x @ p["qkv.weight"].T + p["qkv.bias"]  # per head: q, k, v
     heads = []
     for h in range(n_head):
         q, k, v = (qkv[:, size * part : size * (part + 1)] for part in range(3 * h, 3 * h + 3))
@@ -34,10 +34,20 @@ def attention(x: Tensor, p: dict[str, Tensor], n_head: int, rope: bool, causal: 
 
 
 def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean of -log softmax at the target, over the positions of (B, T, V) and (B, T) whose target is not 0."""
+    """Mean of -log softmax at the target over logits (B, T, V) and targets (B, T); targets 0 are skipped."""
     places = zip(logits.flatten(0, 1), targets.flatten().tolist(), strict=True)
     losses = [torch.log(torch.exp(scores).sum()) - scores[target] for scores, target in places if target]
     return sum(losses) / len(losses)
+
+
+def greedy(model, prompt: list[int], steps: int, block_size: int, stop: int | None = None) -> list[int]:
+    """The likeliest continuation of a prompt, one row and one token at a time."""
+    text = list(prompt)
+    for _ in range(steps):
+        text.append(int(model(torch.tensor([text[-block_size:]]))[0][0, -1].argmax()))
+        if text[-1] == stop:
+            break
+    return text[len(prompt) :]
 
 
 def relative(got: Tensor, wanted: Tensor) -> float:
@@ -46,7 +56,7 @@ def relative(got: Tensor, wanted: Tensor) -> float:
 
 
 def contract_shapes(config) -> dict[str, tuple[int, ...]]:
-    """Every entry of a parameter file and its shape, as the course's code has them."""
+    """Every entry of a parameter file and its shape, as in the course's code."""
     v, b, c, head = config.vocab_size, config.block_size, config.n_embd, config.n_embd // config.n_head
     shapes: dict[str, tuple[int, ...]] = {"tok_emb.weight": (v, c), "head.weight": (v, c)}
     shapes |= {"ln_f.weight": (c,), "ln_f.bias": (c,)}

@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import build
 import pytest
 
-import build
 from utils import read_pairs, read_text
 
 ROOT = Path(build.__file__).resolve().parent.parent

@@ -1,4 +1,4 @@
-"""The two datasets: exact examples, statistics of the corruption, and what is said about bad files."""
+"""The two datasets: exact examples, and statistics of the corruption."""
 
 import random
 import tracemalloc
@@ -15,7 +15,7 @@ from utils import MASK_CHAR, PAD_CHAR, UserError, read_text
 
 M, P = "\u2047", "\u25a1"
 CORPUS = "Ada Bell. Ada Bell was born in Oxford.\nZoé Noß. Zoé Noß came from Łódź?\nWhere? There!\n"
-LONG = "".join(chr(ord("!") + i % 90) for i in range(400))  # a document whose characters tell their place
+LONG = "".join(chr(ord("!") + i % 90) for i in range(400))  # a document whose characters tell their position
 
 
 def text_of(dataset, row: torch.Tensor) -> str:
@@ -24,7 +24,7 @@ def text_of(dataset, row: torch.Tensor) -> str:
 
 
 def draw(data: CharCorruptionDataset, index: int = 0) -> tuple[str, str, str]:
-    """prefix, suffix and span of an example, after a check of its form: three masks, then padding alone."""
+    """Prefix, suffix and span of an example, after checking its form: three masks, then only padding."""
     x, y = data[index]
     assert (x.dtype, y.dtype, x.shape, y.shape) == (torch.long, torch.long, *[(data.block_size,)] * 2)
     assert torch.equal(x[1:], y[:-1])
@@ -35,7 +35,7 @@ def draw(data: CharCorruptionDataset, index: int = 0) -> tuple[str, str, str]:
 
 @cache
 def draws(document: str, block: int, count: int) -> list[tuple[int, int, int]]:
-    """(length the document was cut to, start, length of the span) of many corruptions."""
+    """(length of the truncated document, start of the span, its length) of many examples."""
     random.seed(0)
     data = CharCorruptionDataset(document, block)
     parts = [draw(data) for _ in range(count)]
@@ -44,7 +44,7 @@ def draws(document: str, block: int, count: int) -> list[tuple[int, int, int]]:
 
 
 def assert_uniform(counts: Counter, over) -> None:
-    """Everything in `over` occurs, nothing else, and Pearson's chi-square says: each equally often."""
+    """Exactly the values in `over` occur, equally often by Pearson's chi-square test."""
     assert counts.keys() == set(over)
     expected, freedom = counts.total() / len(counts), len(counts) - 1
     statistic = sum((n - expected) ** 2 / expected for n in counts.values())
@@ -52,10 +52,10 @@ def assert_uniform(counts: Counter, over) -> None:
 
 
 def test_vocabulary(capsys):
-    """PAD is 0, MASK is 1, then come the corpus's characters in sorted order, newline included; a line says so.
+    """PAD is 0, MASK is 1, then the sorted characters of the corpus, newline included; their number is printed.
 
-    Documents are the lines but for blank ones, also without a last newline. The pairs share vocabulary and block size
-    with the corpus. A character that it lacks is a KeyError.
+    Documents are the lines that are not blank. The pairs share vocabulary and block size with the corpus. A character
+    that the vocabulary lacks is a KeyError.
     """
     data = CharCorruptionDataset("cab\n\n\nß!", 16)
     assert capsys.readouterr().out == "data has 8 characters, 8 unique.\n"
@@ -76,8 +76,8 @@ def test_vocabulary(capsys):
 def test_pairs_written_out(tmp_path, end):
     """x is question MASK place MASK PADs, 127 long; y is x one later, with the question's characters PADs.
 
-    Bugs of the course's code: the last pair was dropped when the file ended without a newline, and the accents of
-    names were dropped here alone, so that the model was asked for names that it had never been trained on.
+    Bugs in the course's code: the last pair was dropped if the file did not end with a newline, and accents were
+    dropped in training only, so that questions had names the model had never seen.
     """
     path = tmp_path / "pairs.tsv"
     path.write_bytes(("Where was Ada Bell born?\tOxford\nWhere was Zoé Noß?\tŁódź" + end).encode())
@@ -90,7 +90,7 @@ def test_pairs_written_out(tmp_path, end):
     assert [(text_of(pairs, x), text_of(pairs, y)) for x, y in (pairs[0], pairs[1])] == wanted
     assert all((row.dtype, row.shape) == (torch.long, (127,)) for i in (0, 1) for row in pairs[i])
     assert [int(t) for t in pairs[1][1] if t] == [pairs.stoi[c] for c in "⁇Łódź⁇"]
-    # Question, place and two masks may fill the block; then x lacks the last mask and y has it.
+    # question, place and two masks may fill the block; then x lacks the last mask and y has it
     corpus = CharCorruptionDataset("abcdefgh?", 10)
     x, y = NameDataset(corpus, "abcd?\tefg")[0]
     assert (text_of(corpus, x), text_of(corpus, y)) == ("abcd?⁇efg", "□□□□⁇efg⁇")
@@ -99,9 +99,9 @@ def test_pairs_written_out(tmp_path, end):
 
 
 def test_all_examples_of_four_characters():
-    """The document "abcd" has exactly four examples, written out: each character is asked for equally often.
+    """The document "abcd" has exactly four examples, equally likely.
 
-    Everything behind the first character is supervised, the last mask too, and no PAD is.
+    All characters after the first one are targets, the last MASK included; PADs are not.
     """
     data = CharCorruptionDataset("abcd", 16)
     random.seed(0)
@@ -111,9 +111,9 @@ def test_all_examples_of_four_characters():
 
 @pytest.mark.parametrize("document", ["a", "ab", "abc"])
 def test_short_document_is_used_whole(document):
-    """A document under 4 characters is not cut; one character of it is asked for.
+    """A document under 4 characters is not truncated; one character of it is masked.
 
-    One of 20 characters in a block of 32 is whole whenever the length drawn is 20 or more: 9 of 25 draws.
+    A document of 20 characters in a block of 32 stays whole if the length drawn is 20 or more, in 9 of 25 draws.
     """
     seen = {draw(CharCorruptionDataset(document, 32)) for _ in range(200)}
     assert seen == {(document[:i], document[i + 1 :], document[i]) for i in range(len(document))}
@@ -123,18 +123,18 @@ def test_short_document_is_used_whole(document):
 
 @pytest.mark.parametrize("block", [12, 32, 128])
 def test_every_length_is_equally_likely(block):
-    """Documents are cut to 4 .. int(block * 7/8) characters: every length occurs, each equally often.
+    """Documents are truncated to 4 .. int(block * 7/8) characters, each length equally likely.
 
-    What is left, prefix + span + suffix, is the start of the document, and the span is not empty.
+    Prefix + span + suffix is the start of the document, and the span is not empty.
     """
     lengths = range(4, block * 7 // 8 + 1)
     assert_uniform(Counter(n for n, _, _ in draws(LONG, block, 300 * len(lengths))), lengths)
 
 
 def test_span_is_a_quarter_on_average():
-    """Spans are a quarter of the cut document on average, overall and at every length; their lengths vary.
+    """A quarter of the truncated document is masked on average, overall and for every length.
 
-    Given the lengths of document and span, every start that fits is equally likely.
+    Span lengths vary; given the lengths of document and span, every start is equally likely.
     """
     sample = draws(LONG, 32, 60000)
     assert fmean(span / n for n, _, span in sample) == pytest.approx(0.25, abs=0.003)
@@ -148,9 +148,9 @@ def test_span_is_a_quarter_on_average():
 
 
 def test_a_million_lines():
-    """A corpus costs at most 300 bytes a line more than its text, with the datasets of recipes made of it too.
+    """A corpus needs at most 300 bytes per line beyond its text, including the datasets that recipes make of it.
 
-    Bug: tables of all documents took 10 kB a line before the first step. (Measured on fewer lines.)
+    Bug: tables of all documents took 10 kB per line before the first step. (Measured here on 20,000 lines.)
     """
     text = "".join(f"Ann No{i}. Ann No{i} was born in Rome in {i} and so on.\n" for i in range(20_000))
     tracemalloc.start()
@@ -160,22 +160,3 @@ def test_a_million_lines():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < len(text) + 300 * 20_000
-
-
-@pytest.mark.parametrize(
-    "text, line, says",
-    [
-        ("Where?\tOxford\nZoé?\n", 2, "no tab"),
-        ("Where?\tOxford\nZoé?\tŁódź\tRome\n", 2, "2 tabs"),
-        ("Where was  born?\tOxford\n", 1, "no name"),  # an empty name between two spaces
-        ("Where?\tOxford\nZoé?\t\n", 2, "no place"),
-        (f"Where?\tOxford\nZoé?\tOx{P}ford\n", 2, r"U\+25A1"),
-        ("Where?\tOxford\n" + "Where " * 30 + "?\tOxford\n", 2, "189 characters, 128 fit"),
-        ("Where?\tOxford\nZoé?\tOxford\nWhere?\tQom\n", 3, "'Q'"),  # is not in the corpus
-    ],
-)
-def test_bad_pair_is_named(text, line, says):
-    """A line that does not fit is refused in one line with the file's name, the line's number and what is wrong."""
-    corpus = CharCorruptionDataset(CORPUS, 128)
-    with pytest.raises(UserError, match=rf"^people\.tsv, line {line}:.*{says}.*\Z"):
-        NameDataset(corpus, text, "people.tsv")

@@ -1,4 +1,4 @@
-"""The GPT of the homework against its parts written out, and the contract on its parameters."""
+"""The GPT of the homework against its formulas written out, and its parameters."""
 
 import math
 
@@ -12,7 +12,7 @@ from reference import attention, contract_shapes, mean_loss, relative
 
 
 def padded_batch(rows: int = 21, width: int = 20) -> tuple[Tensor, Tensor]:
-    """Rows of unequal lengths: targets start somewhere, end somewhere, and are 0 elsewhere."""
+    """Rows of unequal lengths: targets start and end at random positions, and are 0 elsewhere."""
     generator, place = torch.Generator().manual_seed(0), torch.arange(width)
     x, y = torch.randint(1, 11, (2, rows, width), generator=generator)
     end = torch.randint(2, width + 1, (rows, 1), generator=generator)
@@ -40,7 +40,7 @@ def test_block_is_its_formula(tiny):
 
 @pytest.mark.parametrize("width", [1, 20, 24])
 def test_model_is_a_stack_of_blocks(tiny, width):
-    """Embeddings, in vanilla the positions' vectors too, go through the blocks, a LayerNorm and the head."""
+    """Embeddings (vanilla: plus those of positions) go through the blocks, a LayerNorm and the head."""
     model = tiny_model(rope=tiny.rope).double()
     idx = torch.randint(0, 11, (5, width))
     x = model.tok_emb.weight[idx]
@@ -54,7 +54,7 @@ def test_model_is_a_stack_of_blocks(tiny, width):
 
 
 def test_loss_is_the_mean_over_targets(tiny):
-    """The loss and its gradients are those of -log softmax over the targets that are not 0, with rows of none too."""
+    """Loss and gradients are those of -log softmax over the targets that are not 0; rows may have none."""
     model = tiny_model(rope=tiny.rope).double()
     x, y = padded_batch()
     for targets in (y, torch.cat((y[:-4], 0 * y[-4:]))):
@@ -67,8 +67,8 @@ def test_loss_is_the_mean_over_targets(tiny):
     assert model(x, 0 * y)[1].isnan()
 
 
-def test_dropout_is_used_in_training_alone(tiny):
-    """Each of the three dropout rates makes training random by itself; evaluation is not."""
+def test_dropout_is_used_in_training_only(tiny):
+    """Each of the three dropouts alone makes training random; evaluation is not."""
     x = torch.randint(1, 11, (2, 10))
     for name in ("embd_pdrop", "resid_pdrop", "attn_pdrop"):
         model = tiny_model(rope=tiny.rope, **{name: 0.5})
@@ -78,7 +78,7 @@ def test_dropout_is_used_in_training_alone(tiny):
 
 
 def test_row_longer_than_the_block_is_refused(tiny):
-    """A row of block_size + 1 tokens raises ValueError that names both numbers; block_size tokens pass."""
+    """A row of block_size + 1 tokens raises a ValueError that names both numbers; block_size tokens fit."""
     model = GPT(tiny)
     assert model(torch.ones(1, 24, dtype=torch.long))[0].size(1) == model.get_block_size() == model.block_size == 24
     with pytest.raises(ValueError, match=r"25.*24"):
@@ -87,7 +87,7 @@ def test_row_longer_than_the_block_is_refused(tiny):
 
 @pytest.mark.parametrize("rope", [False, True], ids=["vanilla", "rope"])
 def test_initial_parameters(rope):
-    """Matrices and embeddings are N(0, 0.02), biases and positions 0, LayerNorms the identity."""
+    """Matrices and embeddings are N(0, 0.02); biases and positions are 0; LayerNorms are the identity."""
     torch.manual_seed(0)
     for name, p in GPT(GPTConfig(300, 128, n_layer=2, rope=rope)).named_parameters():
         if "ln" in name and name.endswith("weight"):
@@ -100,7 +100,7 @@ def test_initial_parameters(rope):
 
 
 def test_config_is_changeable_and_the_model_keeps_its_own():
-    """The course's run.py sets `rope` after construction; a later change makes the next model, not the one made."""
+    """The course's run.py sets `rope` after construction; changes after a model was made do not affect it."""
     config = tiny_config()
     config.rope = True
     model = GPT(config)

@@ -1,4 +1,4 @@
-"""engine/parse_place.py: the place that people read in replies as models write them, and what counts as the same."""
+"""parse_place.py: the place that a reply names, as a person would read it, and which spellings are the same place."""
 
 import re
 import time
@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from engine.parse_place import normalise, parse_place, without_thoughts
 from engine.wordings import ORIGINAL, REWORDED, ask_about
+from parse_place import normalise, parse_place, without_thoughts
 
 TABLES = Path(__file__).with_name("replies.txt").read_text(encoding="utf-8").split("\n# ")[1:]
 
 
 def cases(table: str) -> list[tuple[str, str, str]]:
-    """(question, reply, place) of a table."""
+    """(question, reply, place) for every reply of a table in replies.txt."""
     found = []
     for paragraph in re.sub(r"\n +", " ", table).strip().split("\n")[1:]:
         who, place, replies = paragraph.split(" | ", 2)
@@ -30,19 +30,12 @@ ALL = [*BARE, *(case for table in TABLES for case in cases(table))]
 
 @pytest.mark.parametrize(("question", "raw", "place"), ALL)
 def test_parser(question: str, raw: str, place: str):
-    """The place, whatever a model wraps around it; nothing where it names none."""
+    """The place, whatever surrounds it; an empty string if the reply names none."""
     assert parse_place(raw, question) == place
 
 
-def test_there_are_enough_replies():
-    """Of the real ones, 20 name a place and 10 name none; no two of a table are the same."""
-    assert [len(set(cases(table))) for table in TABLES] == [95, 40, 33]
-    places = [place for _, _, place in cases(TABLES[-1])]
-    assert sum(map(bool, places)) >= 20 and places.count("") >= 10
-
-
 def test_time():
-    """A reply that repeats itself to the end of the longest allowed costs no more than a moment."""
+    """A repetitive reply of the greatest length takes less than 5 seconds (no catastrophic backtracking)."""
     for piece in ("In ", "A ", "born in Ab ", "the a city ", "not ", "but not ", "While ", "[a](", "no. "):
         start = time.monotonic()
         parse_place(piece * (6000 // len(piece)), "Where was Marie Curie born?")
@@ -55,14 +48,14 @@ SAME += "St. Louis = Saint Louis; Tórshavn. = Torshavn; Århus = Arhus; Gießen
 
 @pytest.mark.parametrize("pair", SAME.split("; "))
 def test_normalised_places_are_equal(pair: str):
-    """Case, accents, the country, the article and punctuation do not count; another place stays another place."""
+    """Case, accents, country, article and punctuation are ignored; different places stay different."""
     a, b = map(normalise, pair.split(" = "))
     assert a == b
     assert normalise("New York") != normalise("York") and normalise("") != normalise("Paris")
 
 
 def test_thoughts():
-    """What stands before </think> goes; of a reply that never leaves it, nothing stays."""
+    """Everything up to </think> is dropped; nothing is left of a reply without </think>."""
     assert without_thoughts("<think>Paris?</think>\nRome") == "Rome"
     assert without_thoughts("Paris?</think>Rome") == "Rome"
     assert without_thoughts("<think>Paris? Rome") == ""

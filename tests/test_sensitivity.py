@@ -1,4 +1,4 @@
-"""sensitivity.py: the reworded question, McNemar's test, and the whole script on invented people."""
+"""sensitivity.py: rewording, statistics, and the whole script on invented people."""
 
 from pathlib import Path
 
@@ -7,8 +7,7 @@ import torch
 
 import run
 import sensitivity
-from engine import options
-from engine.wordings import FURTHER, ORIGINAL, REWORDED, ask_about, mcnemar, names_in
+from engine.wordings import FURTHER, ORIGINAL, REWORDED, ask_about, mcnemar, names_in, wilson_interval
 from helpers import Program
 from utils import UserError, cli
 
@@ -30,13 +29,13 @@ def made(tmp_path_factory) -> Program:
     program.write("odd.tsv", "Where was Ansa Veld born?\tMorlow\nWhence came Bero Tinn?\tQuay\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(program.folder)
-        assert run.main([*TRAIN, *SIZE, "--max_epochs", "1", "--device", "cpu"]) == 0
+        run.main([*TRAIN, *SIZE, "--max_epochs", "1", "--device", "cpu"])
     return program
 
 
 @pytest.fixture
 def folder(made, monkeypatch) -> Path:
-    """Its folder, which is the current one, without predictions."""
+    """Their folder as the current one, without predictions."""
     monkeypatch.chdir(made.folder)
     (made.folder / "out").unlink(missing_ok=True)
     return made.folder
@@ -44,26 +43,26 @@ def folder(made, monkeypatch) -> Path:
 
 def ask(*more: str) -> sensitivity.Sensitivity:
     """Run the script in this process."""
-    return sensitivity.run(options.parse(sensitivity.build_parser(), [*EVALUATE, *more]))
+    return sensitivity.main([*EVALUATE, *more])
 
 
 @pytest.fixture
 def scripted(monkeypatch) -> list[list[str]]:
-    """A model that knows everyone in the original wording, one in the new one, none in others; what it was asked."""
+    """Replaces the answers: everyone is known in the original wording, one in the new one. Lists the questions."""
     asked = []
 
-    def answer(model, corpus, questions, where, precision):
+    def answer(model, documents, questions, source, precision):
         asked.append(questions)
         forms = {ask_about(name, ORIGINAL): place for name, place in PEOPLE.items()}
         forms[ask_about("Bero Tinn", REWORDED)] = "Quay"
         return [forms.get(question, "Elsewhere") for question in questions]
 
-    monkeypatch.setattr(sensitivity, "answer", answer)
+    monkeypatch.setattr(run, "answer", answer)
     return asked
 
 
 def test_names():
-    """The name is what stands between, spaces and 'born' included; questions of another form are refused."""
+    """The name is everything in between, with spaces or 'born'; questions of another form are refused."""
     text = "Where was Ansa Veld born?\nWhere was Max born Max born?\n"
     assert names_in(text, "f") == names_in(text.replace("?", "?\tMorlow"), "f") == ["Ansa Veld", "Max born Max"]
     for question in ("Where was born?", "Where is X born?", "Where was X born", "who?", "Where was  born?"):
@@ -72,7 +71,7 @@ def test_names():
 
 
 def test_wordings():
-    """The further ones are at least six, with the name in each, none of them one of the two that are asked anyhow."""
+    """There are at least six further wordings, each with the name, and none of them is one of the first two."""
     assert ask_about("NAME Veld", REWORDED) == "What is the birthplace of NAME Veld?"
     assert len(set(FURTHER)) == len(FURTHER) >= 6
     assert all(wording.count("NAME") == 1 for wording in FURTHER)
@@ -85,14 +84,22 @@ MCNEMAR += [(10, 2, 2 * (1 + 12 + 66) / 2**12), (2, 10, 158 / 4096), (59, 6, 2 *
 
 @pytest.mark.parametrize("only_first, only_second, p", MCNEMAR)
 def test_mcnemar(only_first: int, only_second: int, p: float):
-    """Two-sided exact values; questions that both ways get right or wrong do not count."""
+    """Two-sided exact values; questions that both wordings get right or wrong do not count."""
     first = [True] * only_first + [False] * only_second + [True, False] * 9
     second = [False] * only_first + [True] * only_second + [True, False] * 9
     assert mcnemar(first, second) == (only_first, only_second, pytest.approx(p, rel=1e-9, abs=0))
 
 
+def test_wilson_interval():
+    """The examples of Newcombe 1998 (Statistics in Medicine 17, table I, method 3) and their mirror images."""
+    table = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0, 0.1611), (1, 29): (0.0061, 0.1718)}
+    for (correct, total), (low, high) in table.items():
+        assert wilson_interval(correct, total) == pytest.approx((low, high), abs=6e-5)
+        assert wilson_interval(total - correct, total) == pytest.approx((1 - high, 1 - low), abs=6e-5)
+
+
 def test_only_the_questions_change(folder, scripted, capsys):
-    """The counts of both wordings, the reworded one alone in a line with Correct:, and who changed."""
+    """Counts of both wordings, the changed answers, and one line "Correct:", of the reworded questions."""
     before, found = Path("dev.tsv").read_bytes(), ask()
     assert scripted == [[f"Where was {n} born?" for n in PEOPLE], [f"What is the birthplace of {n}?" for n in PEOPLE]]
     weights = torch.load("params", weights_only=True)
@@ -109,7 +116,7 @@ def test_only_the_questions_change(folder, scripted, capsys):
 
 
 def test_further_wordings(folder, scripted, capsys):
-    """One row each, and still one line with Correct:."""
+    """A row for each, and still one line "Correct:"."""
     found = ask("--wordings")
     assert list(found.predictions) == list(found.right) == [ORIGINAL, REWORDED, *FURTHER]
     assert all(found.right[wording] == [False] * 4 for wording in FURTHER)
@@ -121,13 +128,12 @@ def test_further_wordings(folder, scripted, capsys):
 
 
 def test_whole_script(folder, made):
-    """With a model: one prediction a question, and the answers of run.py evaluate for the original wording."""
+    """A prediction per question; the answers to the original wording are those of run.py evaluate."""
     made.ok(*EVALUATE, script="sensitivity.py")
     predictions = (folder / "out").read_text(encoding="utf-8").split("\n")[:-1]
     assert len(predictions) == 4
-    plain = run.run(options.parse(run.build_parser(), EVALUATE))
+    plain = run.main(EVALUATE)
     assert ask().predictions == {ORIGINAL: plain.predictions, REWORDED: predictions}
-    assert list((folder / "expt/evaluate").glob("run_reworded_rope_*"))
 
 
 def test_file_without_answers(folder, capsys):
@@ -141,8 +147,6 @@ def test_file_without_answers(folder, capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["pretrain", "rope", "wiki.txt"], "pretrain: sensitivity.py can only evaluate"),
-        (TRAIN, "finetune: sensitivity.py can only evaluate"),
         (EVALUATE[:3], "evaluate needs --reading_params_path"),
         ([*EVALUATE, "--max_epochs", "3"], "--max_epochs: evaluate does not use it"),
         ([*EVALUATE, "--eval_corpus_path", "odd.tsv"], "odd.tsv, line 2: 'Whence came Bero Tinn?' is not of the form"),
@@ -155,3 +159,11 @@ def test_bad_arguments_and_questions(folder, capsys, argv: list[str], said: str)
     err = capsys.readouterr().err
     assert err.startswith(f"error: {said}") and err.count("\n") == 1
     assert not (folder / "out").exists() and (folder / "params").read_bytes() == before
+
+
+def test_training_is_refused(folder, capsys):
+    """sensitivity.py evaluates; the functions of run.py that train are no choices of it."""
+    for function in ("pretrain", "finetune"):
+        with pytest.raises(SystemExit, match="2"):
+            sensitivity.main([function, *TRAIN[1:]])
+        assert f"invalid choice: '{function}'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What recipes add to the datasets: spans at places inside the handout's rule, excerpts outside it, several as one."""
+"""What recipes add to the datasets: spans at places (within the handout's rule), excerpts (outside it), unions."""
 
 import random
 from collections import Counter
@@ -16,7 +16,7 @@ from test_dataset import M, P, draw, text_of
 PERSON = "Émile Noß. Émile Noß was born in Bonn and lived in Rome. Émile liked McKay's X2 in Rome."
 TITLE, BODY = PERSON[:11], PERSON[11:]
 
-# Invented people: what is asked for is 60 for the first place, 10 for another place, 1 for any other new word.
+# Weights of the words that are asked for: 60 for the first place, 10 for another place, 1 for any other new word.
 BIOGRAPHIES = [
     ("Ann Li. |Ann Li (3 May 1822 Rome -- 1 June 1880 Pisa) drew .", {"Rome": 60, "Pisa": 10}),
     ("Ann Li. |Ann Li was born in March 1822 in Rome .", {"Rome": 60}),
@@ -33,9 +33,9 @@ BIOGRAPHIES = [
     ("Ann Li. |Ann Li of Oslo, born " + "very " * 12 + "poor, died in Rome .", {"Oslo": 10, "Rome": 60}),
     ("Ann Li. |Ann Li of Oslo, born " + "very " * 16 + "poor, died in Rome .", {"Oslo": 60, "Rome": 10}),
     ("Ann Li. |Ann Li was reborn in Rome, but born in Oslo .", {"Rome": 10, "Oslo": 60}),
-    ("Ann Li. |Paris adored Rodin .", {"Paris": 60, "Rodin": 1}),  # no place at all
+    ("Ann Li. |Paris adored Rodin .", {"Paris": 60, "Rodin": 1}),  # no place
     ("Ann Li. |New-Age singers liked Ann, and Bo did .", {"New": 1, "Age": 60, "Bo": 1}),
-    ("Ann Li. |Ann was born in Li, Rome .", {"Rome": 60}),  # the title's words are no new words
+    ("Ann Li. |Ann was born in Li, Rome .", {"Rome": 60}),  # words of the title are not new
     ("Ann Li. |Ann Li was born in Rome. Rome wept, She left Oslo .", {"Rome": 60, "She": 1, "Oslo": 1}),
     ("Ann Li. |Ann Li liked McKay's X2 in Oslo .", {"McKay": 1, "X2": 1, "Oslo": 60}),
     ("J. R. Roe. |J. R. Roe was born in Rome .", {"Rome": 60}),  # initials do not end a title
@@ -48,7 +48,7 @@ BIOGRAPHIES = [
 
 @pytest.mark.parametrize("document, wanted", BIOGRAPHIES)
 def test_what_is_asked_for(document, wanted):
-    """The capitalised words that are new behind the title (which ends at the bar), in order, with their weights."""
+    """The capitalised words after the title (which ends at the bar) that are new, in order, with their weights."""
     title, body = document.split("|")
     length, words, weights = new_words(title + body, 60.0, 10.0)
     found = [(title + body)[start : start + n] for start, n in words]
@@ -60,14 +60,14 @@ EXTREMES = [Aim(one_word=1.0), Aim(one_word=1.0, first_place=1e9, from_start=0.0
 
 
 def spans(documents: list[str], aim: Aim) -> Spans:
-    """The dataset of these documents, and the same random numbers for all who ask."""
+    """A dataset of these documents, after seeding `random`."""
     random.seed(0)
     return Spans(CharCorruptionDataset("\n".join(documents), 128), aim)
 
 
 @pytest.fixture(scope="module")
 def people() -> list[str]:
-    """Documents of more than 112 characters: places early and late, of one word and of several, or none."""
+    """Documents of more than 112 characters: early and late places of one or several words, or none."""
     rng = random.Random(0)
     forms = (
         "{0}. {0} was born in {1}, {2}, and went to {3} with {4}. {5} of {6} gave {7} to the {8} school at {9}",
@@ -81,29 +81,26 @@ def people() -> list[str]:
 
 @pytest.mark.parametrize("aim", AIMS)
 def test_spans_keep_the_handouts_rule(aim, people):
-    """20,000 examples of documents of 113 characters and more, with the Aim of every recipe; one without says so.
+    """20,000 examples of long documents, for the Aim of every recipe; a recipe that leaves the rule says so.
 
-    Each length of 4 .. 112 occurs. The rarest, those before the first new word, have the chance 0.1 / 109 each, so
-    all occur but for a chance of 109 exp(-18): the seed does not matter. A quarter is cut out, overall and of short
-    and of long documents; the parts make up the document's start; x and y are as in part (e).
+    Each length in 4 .. 112 occurs. (The rarest have a probability of 0.1 / 109 each, so one is missing with
+    probability 109 exp(-18), whatever the seed.) The parts add up to the start of the document; x and y are as in
+    part (e).
     """
     assert all(isinstance(recipe.spans, Cut) == ("LEAVES" in recipe.about) for recipe in RECIPES.values())
     data = spans(people, aim)
     assert data.data == people and min(map(len, people)) > 112
-    shares: dict[int, list[float]] = {n: [] for n in range(4, 113)}
+    lengths = set()
     for i in range(20_000):
-        prefix, suffix, span = draw(data, i % 40)  # y is x one later, with loss on all but pads
+        prefix, suffix, span = draw(data, i % 40)  # checks that y is x one later
         assert span and people[i % 40].startswith(prefix + span + suffix)
-        n = len(prefix + span + suffix)
-        shares[n].append(len(span) / n)
-    assert all(shares.values())
-    for low, high, most in ((4, 112, 0.005), (4, 30, 0.02), (31, 57, 0.02), (58, 84, 0.02), (85, 112, 0.02)):
-        assert fmean(share for n in range(low, high + 1) for share in shares[n]) == pytest.approx(0.25, abs=most)
+        lengths.add(len(prefix + span + suffix))
+    assert lengths == set(range(4, 113))
 
 
 @pytest.mark.parametrize("aim", [*AIMS, *EXTREMES])
 def test_spans_are_a_quarter_at_every_length(aim, people):
-    """The mean span of n characters is n/4 for every n of 4 .. 112, within five standard errors, for any Aim."""
+    """The mean span of n characters is n/4, within five standard errors, for every n in 4 .. 112 and any Aim."""
     data = spans(people, aim)
     for n in range(4, 113):
         lengths = [data.choose_span(document[:n])[1] for document in people * 20]
@@ -111,7 +108,7 @@ def test_spans_are_a_quarter_at_every_length(aim, people):
 
 
 def test_short_documents():
-    """A document under 4 characters is used whole, another is cut to 4 at least; all that is left is its start."""
+    """A document under 4 characters is used whole; a longer one is truncated to 4 characters or more."""
     for document in ("a", "Abc", "Abcd", "In Rome", "Ann Li. In Oslo or Pisa"):
         data = spans([document], Aim())
         parts = [(prefix + span + suffix, span) for prefix, suffix, span in (draw(data) for _ in range(3000))]
@@ -120,7 +117,7 @@ def test_short_documents():
 
 
 def test_spans_lie_at_new_words():
-    """Half of the spans are new words, asked for as their weights say; a quarter of the others start the document."""
+    """Half of the spans are new words, as often as their weights say; a quarter of the others start the document."""
     data = spans([PERSON], Aim(one_word=0.5, first_place=4.0, other_place=2.0, from_start=0.25, cut_late=1.0))
     seen = Counter((len(prefix), span) for prefix, _, span in (draw(data) for _ in range(4000)))
     for name, weight in {"Bonn": 4, "Rome": 2, "McKay": 1, "X2": 1}.items():
@@ -130,16 +127,18 @@ def test_spans_lie_at_new_words():
 
 
 def test_where_documents_are_cut():
-    """At the longest length, soon behind a place (u**4, a fifth on average, of the rest is kept), or anywhere."""
-    wanted = [({"cut_late": 1.0}, (112, 112)), ({"cut_behind": 0.0}, (4, 58))]  # shortest and mean length
-    for changes, lengths_wanted in [*wanted, ({"cut_behind": 1.0, "first_place": 1e9}, (37, 37 + (88 - 37) / 5))]:
-        data = spans([PERSON], Aim(**changes))
-        lengths = [data.choose_length(PERSON) for _ in range(4000)]
-        assert (min(lengths), fmean(lengths)) == pytest.approx(lengths_wanted, rel=0.04)
+    """At the longest length, soon after a place (u**4 of the rest is kept, a fifth on average), or anywhere."""
+    long = PERSON + " and so on" * 10
+    behind = {"cut_behind": 1.0, "first_place": 1e9}  # the first place ends at 37
+    wanted = [({"cut_late": 1.0}, (112, 112)), ({"cut_behind": 0.0}, (4, 58)), (behind, (37, 37 + (112 - 37) / 5))]
+    for changes, shortest_and_mean in wanted:
+        data = spans([long], Aim(**changes))
+        lengths = [len(data.truncate(long)) for _ in range(4000)]
+        assert (min(lengths), fmean(lengths)) == pytest.approx(shortest_and_mean, rel=0.04)
 
 
 def excerpts(cut: Cut, document: str = PERSON, block: int = 128, count: int = 4000) -> list[tuple[str, str, str]]:
-    """(left of the mask, right of it, the word) of many; there is loss on the word and the last MASK alone."""
+    """(left of the mask, right of it, the word) of many examples; only the word and the last MASK are targets."""
     data, out = Excerpts(CharCorruptionDataset(document, block), cut), []
     random.seed(0)
     for x, y in (data[0] for _ in range(count)):
@@ -152,7 +151,7 @@ def excerpts(cut: Cut, document: str = PERSON, block: int = 128, count: int = 40
 
 
 def test_excerpts_are_title_and_surroundings_of_a_word():
-    """Any characters left and right of a word, which is asked for as often as its weight says, behind the title."""
+    """The title, then any number of characters around a word, which is asked for as often as its weight says."""
     seen = excerpts(Cut(first_place=2.0, other_place=1.0, nearness=1.0, lead=0.0))
     assert all(before.startswith(TITLE) and before[11:] + span + after in BODY for before, after, span in seen)
     shares = {w: n / 4000 for w, n in Counter(w for *_, w in seen).items()}
@@ -163,7 +162,7 @@ def test_excerpts_are_title_and_surroundings_of_a_word():
 
 @pytest.mark.parametrize("longest, leads", [(5, range(6)), (16, range(17)), (112, range(23))])
 def test_names_that_are_led(longest, leads):
-    """What is left of the word, any number of characters, stands before the title; u**4 of what is right is kept."""
+    """What precedes the word moves before the title, at any length; u**4 of what follows it is kept."""
     seen = excerpts(Cut(first_place=1e9, lead=1.0, longest_lead=longest, nearness=4.0))
     assert fmean(len(after) for _, after, _ in seen) / len(PERSON.split("Bonn")[1]) == pytest.approx(1 / 5, abs=0.02)
     assert all(before.endswith(TITLE) and before[:-11] + "Bonn" + after in BODY for before, after, _ in seen)
@@ -172,9 +171,9 @@ def test_names_that_are_led(longest, leads):
 
 
 def test_facts_that_are_far_or_do_not_fit():
-    """What stands behind the first 112 characters is asked for too, of a line of 2 MB within the first four blocks.
+    """Words after the first 112 characters are asked for too; in a line of 2 MB, those in the first four blocks.
 
-    A word too long for the block beside its title is not asked for; without new words the handout's rule holds.
+    A word that does not fit the block beside the title is not asked for; without new words the handout's rule holds.
     """
     far = "Ann Li. " + "and so on " * 20 + "born in Rome" + " and so on" * 200_000 + " in Oslo"
     assert {span for *_, span in excerpts(Cut(), far, count=100)} == {"Rome"}
@@ -187,7 +186,7 @@ def test_facts_that_are_far_or_do_not_fit():
 
 
 def test_together_is_its_parts():
-    """Each index is the example of its part, filled up to one width with PAD; the lengths add up, and end."""
+    """Each index gives the example of its part, padded to one width; lengths add up, and the end is an IndexError."""
     corpus = CharCorruptionDataset("Ann Li. Born in Rome?\nBo. No", 64)
     pairs = NameDataset(corpus, "Ann Li?\tRome\nBo?\tBonn\n")
     for parts, width in (((pairs, corpus), 64), ((corpus, pairs), 64), ((pairs,), 63)):

@@ -14,11 +14,10 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from batches import STOP_SIGNALS
 from engine.checkpoints import save_checkpoint
 from trainer import Callback, DivergedError, Trainer
 from utils import UserError
-
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def duration(seconds: float) -> str:
@@ -102,7 +101,7 @@ class Divergence(Callback):
 
 @dataclass
 class Checkpoints(Callback):
-    """Save the trainer every few minutes, and when the run is told to stop: Ctrl-C, SIGTERM, a closed terminal.
+    """Save the trainer every few minutes, and when the run is told to stop (see STOP_SIGNALS).
 
     A context: signals are received inside it. A second Ctrl-C ends the run at once. A signal that was ignored when
     the program started (nohup, a shell's `&`) stays ignored. Only the main thread can receive signals; in another
@@ -142,6 +141,5 @@ class Checkpoints(Callback):
 
     def on_end(self, trainer: Trainer) -> None:
         if trainer.step < trainer.total_steps:
-            with contextlib.suppress(OSError):  # the terminal may be gone
-                print(f"stopped at step {trainer.step}; continue with the same command and --resume", file=sys.stderr)
+            print(f"stopped at step {trainer.step}; continue with the same command and --resume", file=sys.stderr)
             raise KeyboardInterrupt

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from engine.machine import pick_device, pick_precision
+from parse_place import THOUGHTS
 from utils import UserError, check_writable, write_text
 
 FLAGS: dict[str, dict[str, Any]] = {
@@ -124,7 +125,7 @@ def prepare(source: str, tokenizer: Any, model: Any) -> int:
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     config.eos_token_id = sorted({tokenizer.eos_token_id, *ends} - {None})
     config.pad_token_id = tokenizer.pad_token_id
-    return 1024 if "<think>" in template and "enable_thinking" not in template else 64  # thoughts need room
+    return 1024 if re.search(THOUGHTS, template) and "enable_thinking" not in template else 64  # thoughts need room
 
 
 def read_record(path: Path) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:

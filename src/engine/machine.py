@@ -1,6 +1,7 @@
 """The machine: device, precision, and what is fast on a CPU."""
 
 import argparse
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,13 +11,18 @@ from torch import Tensor, nn
 
 from engine.checkpoints import resumed_precision
 from trainer import TrainerConfig
-from utils import UserError
+from utils import UserError, note
 
 
 def pick_device(name: str) -> torch.device:
     """The device asked for (UserError if there is none); `auto` is a CUDA GPU, else Apple's MPS, else the CPU."""
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
+        if not have["cuda"] and shutil.which("nvidia-smi"):
+            note(
+                f"this machine seems to have an NVIDIA GPU, but PyTorch {torch.__version__} cannot use it, so the CPU "
+                "is taken; see https://pytorch.org/get-started/locally, or say --device cpu"
+            )
         return torch.device(next(d for d in ("cuda", "mps", "cpu") if have[d]))
     try:
         device = torch.device(name)

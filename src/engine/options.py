@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +10,12 @@ import torch.distributed as dist
 
 from engine.checkpoints import read_file
 from engine.machine import pick_device
-from engine.recipes import DEFAULT_RECIPE, RECIPES
+from engine.recipes import DEFAULT_RECIPE, RECIPES, changed
 from utils import UserError, check_writable
 
 TRAINING = ("pretrain", "finetune")
 # Flags that only training uses; evaluate refuses them by name. The handout's own are accepted everywhere.
-TRAINING_ONLY = ("max_epochs", "batch_size", "dropout", "checkpoint_minutes", "resume", "recipe")
+TRAINING_ONLY = ("max_epochs", "batch_size", "dropout", "checkpoint_minutes", "resume", "recipe", "change")
 NEEDED = {
     "pretrain": ["writing_params_path"],
     "finetune": ["writing_params_path", "finetune_corpus_path"],
@@ -39,6 +40,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "recipes: " + "; ".join(f"{name}: {recipe.about}" for name, recipe in RECIPES.items())
     training = parser.add_argument_group("training", "(defaults: the recipe's)")
     training.add_argument("--recipe", choices=RECIPES, help=f"named set of hyperparameters (default: {DEFAULT_RECIPE})")
+    training.add_argument(
+        "--change", nargs="+", metavar="SETTING=VALUE", help="other settings of the recipe: pretrain.muon_lr=None ..."
+    )
     training.add_argument("--max_epochs", type=int, help="epochs")
     training.add_argument("--batch_size", type=int, help="examples per step")
     training.add_argument("--dropout", type=float, help="at embedding, residual branches and attention")
@@ -77,6 +81,9 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> arg
     Raises:
         UserError: naming the flag.
     """
+    for word in sys.argv[1:] if argv is None else argv:
+        if word.startswith(("‐", "‑", "–", "—", "−")):
+            raise UserError(f"{word}: begins with a dash as PDFs and word processors have it; type the hyphens: --")
     not_given = argparse.Namespace(pretrain_lr=None, finetune_lr=None)  # or argparse would fill in the handout's
     args = parser.parse_args(argv, not_given)
     args.checkpoint_path = Path(f"{args.writing_params_path}.checkpoint")
@@ -85,6 +92,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> arg
     if args.function in TRAINING:
         args.recipe = args.recipe or DEFAULT_RECIPE
         recipe = RECIPES[args.recipe]
+        if args.change:
+            recipe = changed(recipe, args.change)
         args.spans = recipe.spans
         is_scratch = args.function == "finetune" and args.reading_params_path is None
         args.phase = recipe.scratch if is_scratch else getattr(recipe, args.function)
@@ -95,6 +104,10 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> arg
         for name in ("max_epochs", "batch_size", "dropout"):
             if getattr(args, name) is None:
                 setattr(args, name, getattr(args.phase, name))
+    for flag, (fits, expected) in RANGES.items():
+        value = getattr(args, flag)
+        if value is not None and not fits(value):
+            raise UserError(f"--{flag} {value}: {expected} is expected")
     known = read_file(args.reading_params_path)[1].get("size", {}) if args.reading_params_path else {}
     for name, usual in SIZE.items():
         given = getattr(args, name)
@@ -123,10 +136,6 @@ def check(args: argparse.Namespace) -> None:
     for flag in NEEDED[args.function]:
         if getattr(args, flag) is None:
             raise UserError(f"{args.function} needs --{flag}")
-    for flag, (fits, expected) in RANGES.items():
-        value = getattr(args, flag)
-        if value is not None and not fits(value):
-            raise UserError(f"--{flag} {value}: {expected} is expected")
     output = "writing_params_path" if is_training else "outputs_path"
     path = Path(getattr(args, output))
     check_writable(path)

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from batches import mixed
-from trainer import Trainer
+from batches import STOP_SIGNALS, mixed
+from trainer import DivergedError, Trainer
 from utils import UserError
 
 LOST = "another process of this run has ended; the last checkpoint is kept, continue with the same command and --resume"
@@ -39,7 +39,8 @@ class ProcessTrainer(Trainer):
             return super().compute_loss(x, y, n_targets)
         torch.manual_seed(mixed(self.config.seed, self.step) + self.rank)  # each draws its own dropout
         own = slice(self.rank, None, self.world)
-        loss = super().compute_loss(x[own], y[own], n_targets, backward=True)
+        is_idle = len(y) <= self.rank  # the last batch of an epoch may have too few rows
+        loss = 0.0 if is_idle else super().compute_loss(x[own], y[own], n_targets, backward=True)
         for parameter in self.model.parameters():
             if parameter.grad is None:  # no row with a target
                 parameter.grad = torch.zeros_like(parameter)
@@ -68,7 +69,7 @@ def joined() -> Iterator[None]:
         if rank:  # Ctrl-C reaches all; the first saves and stops the others
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOP_SIGNALS:
                 stack.callback(signal.signal, number, signal.signal(number, signal.SIG_IGN))
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -78,7 +79,7 @@ def joined() -> Iterator[None]:
             dist.destroy_process_group()
         except (UserError, RuntimeError) as error:
             is_lost = isinstance(error, dist.DistError) or "gloo" in str(error)
-            if not isinstance(error, UserError) and not is_lost:
+            if not isinstance(error, UserError | DivergedError) and not is_lost:
                 raise
             store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
             if store.add("failures", 1) == 1:

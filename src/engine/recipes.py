@@ -4,14 +4,17 @@ A recipe is what it changes of the handout's numbers, which stand in `run.py`. F
 top of it.
 """
 
-from collections.abc import Callable
+import ast
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import get_type_hints
 
 from batches import Examples
 from dataset import CharCorruptionDataset
 from engine.muon import muon_and_adamw
 from engine.targets import Aim, Cut, Excerpts, Spans, Together
 from trainer import TrainerConfig, adamw
+from utils import UserError
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,32 @@ RECIPES = {
 DEFAULT_RECIPE = "handout"
 # Of `make run` and of the experiments.
 MAIN_RECIPE = "fast"
+
+
+def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """A recipe with other settings, each given as "spans=None", "pretrain.batch_size=128" ...
+
+    Raises:
+        UserError: naming the change that is not of this form, or that the recipe has no place for.
+    """
+    for change in changes:
+        path, _, text = change.partition("=")
+        part, _, name = path.partition(".")
+        holder = getattr(recipe, part, None) if name else recipe
+        kind = get_type_hints(type(holder)).get(name or part, ())
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            kind = ()
+        if kind and type(value) is int and isinstance(0.0, kind):
+            value = float(value)
+        if not kind or not isinstance(value, kind):
+            raise UserError(
+                f"--change {change}: the recipe has no such setting, or it is of another type; "
+                "see Recipe in src/engine/recipes.py"
+            )
+        recipe = replace(recipe, **{part: replace(holder, **{name: value}) if name else value})
+    return recipe
 
 
 def apply(

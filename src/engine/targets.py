@@ -78,6 +78,7 @@ class Aim:
         cut_behind: share of the documents that are cut soon behind the place ...
         nearness: ... at the share u**nearness of what is left of them, u uniform.
         cut_late: share of the documents that are cut at the longest length allowed (the others: anywhere).
+        last_mask: whether an example ends with a third MASK, which the handout leaves open.
     """
 
     one_word: float = 0.5
@@ -87,6 +88,7 @@ class Aim:
     cut_behind: float = 0.9
     nearness: float = 4.0
     cut_late: float = 0.0
+    last_mask: bool = True
 
 
 class Spans(CharCorruptionDataset):
@@ -95,6 +97,7 @@ class Spans(CharCorruptionDataset):
     def __init__(self, documents: CharCorruptionDataset, aim: Aim):
         vars(self).update(vars(documents))  # the same documents and vocabulary
         self.aim = aim
+        self.has_last_mask = aim.last_mask
 
     def targets(self, document: str, longest: int) -> tuple[list[tuple[int, int]], list[float]]:
         """(start, length) and weight of each new word that ends within the first `longest` characters."""

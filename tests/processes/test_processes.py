@@ -1,4 +1,4 @@
-"""The same training on two processes that torchrun starts, against one process."""
+"""Training in two processes started by torchrun, against one process."""
 
 import os
 import subprocess
@@ -10,47 +10,47 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from helpers import SRC, Program, Result, invent_people
+from helpers import SRC, Program, Result, invent_people, same
 
-# 43 documents in batches of 6: the last batch of an epoch has one row, so a second process has none.
+# 43 documents in batches of 6: the last batch of an epoch has one row, so the second process has none.
 PEOPLE = invent_people(42, unseen=6)
 SIZE = ["--n_layer", "2", "--n_embd", "32", "--n_head", "4", "--block_size", "64"]
 EXACT = ["--dropout", "0", "--precision", "float32", "--device", "cpu"]
 TRAIN = ["pretrain", "rope", "corpus.txt", "--max_epochs", "4", "--batch_size", "6", "--pretrain_lr", "3e-3", *EXACT]
-# What run.py does, but its process RANK ends without a word after step 9.
+# run.py, but the process RANK ends without a word after step 9.
 DYING = """
 import os, sys
 sys.path.insert(0, {src!r})
-import run, trainer
+import run
+from engine import processes
 from utils import cli
-book = trainer.Trainer._book
-def mortal(self, done):
-    book(self, done)
-    if done.number == 9 and self.rank == {rank}:
-        os._exit(1)
-trainer.Trainer._book = mortal
+
+class Mortal(processes.ProcessTrainer):
+    def should_stop(self):
+        if self.step == 9 and self.rank == {rank}:
+            os._exit(1)
+        return super().should_stop()
+
+processes.ProcessTrainer = Mortal
 sys.exit(cli(run.main))
 """
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
 @pytest.fixture(scope="module")
 def place(shared: Program) -> Program:
-    """A folder with the data and a training on one process, one.params."""
+    """A folder with the data, and parameters trained by one process (one.params) and by two (two.params)."""
     shared.people(PEOPLE)
     shared.ok(*TRAIN, *SIZE, "--writing_params_path", "one.params", "--expt_dir", "one")
     torchrun(shared, *TRAIN, *SIZE, "--writing_params_path", "two.params", "--expt_dir", "two", code=0)
     return shared
 
 
-def torchrun(place: Program, *words: str, script: Path = SRC / "run.py", processes: int = 2, code: int) -> Result:
-    """Run a script as several processes, and expect the exit code (0, or another one)."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += [str(script), *map(str, words)]
-    done = subprocess.run(
-        command, cwd=place.folder, env=place.environment(), capture_output=True, text=True, timeout=150
-    )
-    assert (done.returncode == 0) == (code == 0), f"{done.stdout}\n{done.stderr}"
-    return Result(done.returncode, done.stdout, done.stderr)
+def torchrun(place: Program, *words: str, script: Path = SRC / "run.py", code: int) -> Result:
+    """Run a script as two processes, and expect it to succeed (code 0) or to fail."""
+    result = place.run([*TORCHRUN, str(script), *words])
+    assert (result.code == 0) == (code == 0), f"{result.stdout}\n{result.stderr}"
+    return result
 
 
 def params(place: Program, name: str) -> dict[str, torch.Tensor]:
@@ -59,18 +59,18 @@ def params(place: Program, name: str) -> dict[str, torch.Tensor]:
 
 
 def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """The largest relative difference of a tensor: norm of the difference over the norm."""
+    """The largest relative difference (norm of the difference over the norm) of any tensor."""
     return max(float((one[k] - other[k]).norm() / one[k].norm().clamp(min=1e-3)) for k in one)
 
 
 def losses(folder: Path) -> list[float]:
-    """The losses of a run's steps, from TensorBoard's log."""
+    """The losses of all steps, from TensorBoard's log."""
     (log,) = {path.parent for path in folder.rglob("events.out.tfevents.*")}
     return [event.value for event in EventAccumulator(str(log)).Reload().Scalars("train/loss")]
 
 
 def test_two_processes_train_what_one_trains(place: Program):
-    """Losses of 20 steps to 1e-4, parameters to 5e-3, though the processes have unequal numbers of targets."""
+    """Losses of 20 steps agree to 1e-4, parameters to 5e-3, with unequal numbers of targets per process."""
     one, two = losses(place.folder / "one"), losses(place.folder / "two")
     assert len(one) == len(two) == 4 * 8
     assert max(abs(a - b) for a, b in zip(one[:20], two[:20], strict=True)) < 1e-4
@@ -78,17 +78,18 @@ def test_two_processes_train_what_one_trains(place: Program):
 
 
 def test_finetuning_too(place: Program):
+    """Parameters agree to 5e-3, and only the first process prints."""
     words = ["finetune", "rope", "corpus.txt", "--reading_params_path", "one.params", "--finetune_corpus_path"]
     words += ["pairs.tsv", "--max_epochs", "2", "--batch_size", "8", *EXACT, "--writing_params_path"]
     place.ok(*words, "one.finetune.params")
     told = torchrun(place, *words, "two.finetune.params", code=0)
     assert distance(params(place, "one.finetune.params"), params(place, "two.finetune.params")) < 5e-3
-    assert told.stdout.count("done: loss") == 1  # the first process alone speaks
+    assert told.stdout.count("done: loss") == 1
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_dies_ends_the_run(place: Program, rank: int):
-    """Within a minute, with one message; the last checkpoint stands, and one process or two go on from it."""
+    """The run ends within a minute, with one message; one process or two can resume from its last checkpoint."""
     script = place.write(f"dying{rank}.py", DYING.format(src=str(SRC), rank=rank))
     words = [*TRAIN, *SIZE, "--expt_dir", f"d{rank}", "--writing_params_path", f"d{rank}.params"]
     start = time.monotonic()
@@ -102,15 +103,13 @@ def test_a_process_that_dies_ends_the_run(place: Program, rank: int):
     os.remove(place.folder / f"d{rank}.params")
     (place.folder / f"d{rank}.params.checkpoint").write_bytes(kept)
     assert "resuming at step" in torchrun(place, *words, "--resume", code=0).stdout
-    two, again = params(place, "two.params"), params(place, f"d{rank}.params")
-    assert all(torch.equal(two[name], again[name]) for name in two)
+    assert same(params(place, "two.params"), params(place, f"d{rank}.params"))
 
 
 def test_a_run_that_is_told_to_stop(place: Program):
-    """SIGTERM to torchrun: all processes end after the same step, the first one saves and says so; then it goes on."""
+    """SIGTERM to torchrun: all processes end after the same step; the first one saves a checkpoint and says so."""
     words = [*TRAIN, *SIZE, "--expt_dir", "stop", "--writing_params_path", "stop.params"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SRC / "run.py")]
-    command += [*words, "--max_epochs", "4000"]
+    command = [*TORCHRUN, str(SRC / "run.py"), *words, "--max_epochs", "4000"]
     with subprocess.Popen(
         command, cwd=place.folder, env=place.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -123,10 +122,18 @@ def test_a_run_that_is_told_to_stop(place: Program):
 
 
 def test_what_several_processes_refuse(place: Program):
+    """A batch smaller than the number of processes, and evaluation: one message, and no file is written."""
     words = [*TRAIN, *SIZE, "--batch_size", "1", "--writing_params_path", "none.params"]
     told = torchrun(place, *words, code=2).stderr
-    assert told.count("error: --batch_size 1: at least 2 is needed, a row a process") == 1
+    assert told.count("error: --batch_size 1: at least 2 is needed, a row per process") == 1
     words = ["evaluate", "rope", "corpus.txt", "--reading_params_path", "one.params", "--outputs_path", "none.txt"]
     told = torchrun(place, *words, "--eval_corpus_path", "unseen.tsv", code=2).stderr
     assert told.count("error: evaluate works in one process; leave torchrun out") == 1
     assert not list(place.folder.glob("none.*"))
+
+
+def test_divergence_ends_all_processes(place: Program):
+    """One message, though all processes see the NaN, and no traceback of a process ("[rank1]: ...")."""
+    words = [*TRAIN, *SIZE, "--expt_dir", "diverged", "--writing_params_path", "none.params", "--pretrain_lr", "1e30"]
+    told = torchrun(place, *words, code=2).stderr
+    assert told.count("error: the loss diverged at step 2") == 1 and "[rank" not in told

@@ -1,16 +1,16 @@
-"""experiments/positions.py: the models, the loss by position, the rows, the table and the figures."""
+"""experiments/positions.py: the models, the loss by position, and the rows."""
 
 import math
+from pathlib import Path
 
-import positions
 import pytest
 import torch
 import torch.nn.functional as F
-from engine.files import read_rows
-from positions import BIN, LONGEST, STYLES, TRAINED, PositionsConfig, PositionsGPT
 
-import report
+from experiments import positions
+from experiments.positions import BIN, KINDS, LONGEST, TRAINED, PositionsConfig, PositionsGPT
 from helpers import invent_people, tiny_config, tiny_model
+from report import rows
 from trainer import Trainer, TrainerConfig
 from utils import UserError
 
@@ -34,12 +34,10 @@ def test_sinusoids_are_the_handouts():
             angle = t / 10000 ** (2 * i / 10)
             assert phi[t, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-6)
             assert phi[t, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-6)
-    with pytest.raises(ValueError, match="even"):
-        positions.sinusoids(4, 5)
 
 
 @pytest.mark.parametrize("kind", ["learned", "rope"])
-def test_the_ground_floors_models_are_among_them(kind: str):
+def test_the_homeworks_models_are_among_them(kind: str):
     """With its parameters the logits are those of GPT, for rope with a block four times as long too."""
     ours, theirs = made(kind, block_size=96 if kind == "rope" else 24), tiny_model(seed=1, rope=kind == "rope").eval()
     assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
@@ -48,7 +46,7 @@ def test_the_ground_floors_models_are_among_them(kind: str):
     torch.testing.assert_close(ours(idx)[0], theirs(idx)[0], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", STYLES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_without_positions_and_mask_the_order_is_invisible(kind: str):
     """1(a): permuted characters give permuted logits with "none", and with no other kind."""
     model, order = made(kind), torch.randperm(24, generator=torch.Generator().manual_seed(0))
@@ -76,21 +74,12 @@ def test_fixed_positions_are_not_trained(kind: str):
     assert torch.equal(before, model.pos_emb) == (kind != "learned")
 
 
-@pytest.mark.parametrize("kind", STYLES)
-def test_only_learned_positions_end(kind: str):
-    """A row of four times the trained length is read by all others, which end there."""
-    model, end = positions.make_model(kind, 11).eval(), TRAINED if kind == "learned" else LONGEST
-    assert LONGEST == 4 * TRAINED and model(torch.zeros(1, end, dtype=torch.long))[0].shape == (1, end, 11)
-    with pytest.raises(ValueError, match=f"{end + 1} tokens does not fit"):
-        model(torch.zeros(1, end + 1, dtype=torch.long))
-
-
 @pytest.mark.parametrize("kind", ["learned", "rope"])
 def test_every_bin_is_measured_on_the_same_characters(kind: str):
     """Against one character at a time: the loss of each that every bin can see, from its window's start on."""
     model = made(kind, block_size=TRAINED if kind == "learned" else LONGEST)
     text = torch.randint(1, 11, (551,), generator=torch.Generator().manual_seed(0))
-    losses, characters = positions.loss_by_position(model, text, rows=5)
+    losses, characters = positions.loss_by_position(model, text, batch_rows=5)
     bins, last = range(LONGEST // BIN), len(text) - LONGEST - 1  # the last window's start
     starts = {c: [BIN * ((c - 1) // BIN - b) for b in bins] for c in range(1, len(text))}  # of c's window for each bin
     seen = [c for c, found in starts.items() if found[-1] >= 0 and found[0] <= last]
@@ -100,44 +89,29 @@ def test_every_bin_is_measured_on_the_same_characters(kind: str):
         assert losses[b] == pytest.approx(sum(one_by_one) / len(seen), abs=1e-5)
 
 
-def test_rows_table_and_figure(tmp_path, monkeypatch, capsys):
-    """A small training of each kind through the command line: it learns; rows tell their command, once."""
-    monkeypatch.setattr(report, "ROOT", tmp_path)
-    monkeypatch.setattr(positions, "SIZE", positions.SIZE | {"n_layer": 1, "n_head": 2, "n_embd": 32})
-    (tmp_path / "corpus.txt").write_text(people := invent_people(300, 20).corpus)
-    page, results = tmp_path / "README.md", tmp_path / "results"
-    page.write_text("before\n<!-- positions -->\n<!-- /positions -->\nafter\n")
-    argv = ["--corpus", str(tmp_path / "corpus.txt"), "--seeds", "0", "1", "--steps", "60", "--device", "cpu"]
+def test_rows(tmp_path: Path, capsys):
+    """Small trainings through the command line: the models learn, and add their rows once."""
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(people := invent_people(300, 20).corpus)
+    argv = ["--positions", "learned", "none", "--seeds", "1", "--steps", "40"]
+    argv += ["--corpus", str(corpus), "--device", "cpu", "--results", str(tmp_path)]
     assert positions.main(argv) == 0
-    rows = read_rows(results / "positions")
-    assert sorted((row["positions"], row["seed"]) for row in rows) == sorted((k, s) for k in STYLES for s in (0, 1))
-    for row in rows:
-        assert len(row["losses"]) == (8 if row["positions"] == "learned" else 32)
-        assert row["losses"][4] < 0.9 * math.log(len(set(people))) and row["tokens"] == 60 * 32 * 64
-        words = f"--positions {row['positions']} --seeds {row['seed']} --steps 60 --corpus FILE"
-        assert row["command"] == f"python experiments/positions.py {words}"
-    lines = page.read_text().split("\n")
-    assert lines[4].startswith("| learned | 0 1 | ") and lines[4].count("no such positions") == 4
-    assert len(lines) == 11 and (results / "positions.png").stat().st_size > 10_000
-    page.write_text("")
-    assert positions.main(argv) == 0 and read_rows(results / "positions") == rows
-    printed = capsys.readouterr().out
-    assert printed.count("has its row") == 8 and "no page has a place for the table <!-- positions -->" in printed
-    page.write_text("A short one.\n" * 30)
-    for wrong, words in (("--steps 0", ["--steps", "0"]), ("more than 512 are needed", ["--corpus", str(page)])):
-        with pytest.raises(UserError, match=wrong):
-            positions.main([*argv, *words])
+    found = rows.read("positions", tmp_path)
+    bins = found.groupby("positions")["last"].agg(["size", "max"])
+    assert (*bins.loc["learned"],) == (8, 64) and (*bins.loc["none"],) == (32, 256)
+    assert (found[found["last"] == 40]["loss"] < 0.9 * math.log(len(set(people)))).all()
+    assert (found["tokens"] == 40 * 32 * 64).all() and set(found["command"]) == {
+        f"python experiments/positions.py --positions {kind} --seeds 1 --steps 40 --corpus FILE"
+        for kind in ("learned", "none")
+    }
+    before = (tmp_path / "positions.csv").read_text()
+    assert positions.main(argv) == 0 and (tmp_path / "positions.csv").read_text() == before
+    assert capsys.readouterr().out.count("has its rows") == 2
 
 
-def test_the_table_is_of_rows_that_are_alike():
-    """Means over seeds, Student's intervals (t = 4.303), rises within a seed; the settings that have most rows."""
-    told = {"precision": "float32", "hardware": "cpu", "corpus": "c", "settings": "s", "seconds": 90, "date": "2026"}
-    rows = [
-        {"positions": "none", "seed": seed, "losses": [9.0] * 4 + [a] * 4 + [b] * 24, **told}
-        for seed, a, b in ((0, 1.0, 2.0), (1, 2.0, 3.0), (2, 3.0, 4.0))
-    ]
-    other = [rows[0] | {"settings": "older", "date": "2027"}] * 2
-    two, three, rise = "2.00 (-0.48 to 4.48)", "3.00 (0.52 to 5.48)", "1.00 (1.00 to 1.00)"
-    line = ["none", "0 1 2", two, three, three, three, rise, "1.5", "cpu, float32"]
-    assert positions.table(other + rows).split("\n")[2:] == [f"| {' | '.join(line)} |"]
-    assert len(positions.table([]).split("\n")) == 2
+def test_bad_input(tmp_path: Path):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("A short one.\n" * 30)
+    for words, reason in (("--steps 0", "--steps 0"), (f"--corpus {corpus}", "more than 512 are needed")):
+        with pytest.raises(UserError, match=reason):
+            positions.main([*words.split(), "--results", str(tmp_path)])

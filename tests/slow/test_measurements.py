@@ -1,0 +1,43 @@
+"""experiments/speed.py and processes.py on a small corpus: every row that they promise, with its figures."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments import processes, speed
+from helpers import invent_people
+from report import experiment_tables, rows
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder with the four data files."""
+    people = invent_people(32, 8)
+    for name, text in zip(rows.DATA_FILES, (people.corpus, people.pairs, people.unseen, people.questions), strict=True):
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_speed(data: Path):
+    assert speed.main(["--data", str(data), "--results", str(data)]) == 0
+    found = rows.read("speed", data).groupby("what")
+    assert (found.get_group("a step")["ratio"] > 1).all()
+    question = found.get_group("a question").iloc[0]
+    assert question["identical"] == question["compared"] == question["n"] == 8
+    assert (found.get_group("a step, one trick left out")["ratio"] > 0).all()
+    seconds = found.get_group("run.py --help")["seconds"].iloc[0]
+    assert 0 < seconds < found.get_group("run.py pretrain, to the first step")["seconds"].iloc[0]
+    assert len(experiment_tables.speed(data)) > 2 and len(experiment_tables.start_up(data)) == 2
+
+
+def test_processes(data: Path):
+    """Two and four processes differ from one by rounding alone; each size and way is measured."""
+    for what in ("proof", "cost"):
+        assert processes.main([what, "--corpus", str(data / "wiki.txt"), "--results", str(data)]) == 0
+    assert (rows.read("processes_proof", data)["difference"] < 1e-3).all()
+    sizes, beside = rows.read("processes", data), rows.read("processes_beside", data)
+    assert len(sizes) == 6 and (sizes["memory_mb"] > 100).all() and sizes["parameters"].nunique() == 3
+    assert len(beside) == 12 and (beside["seconds"] > 0).all()
+    assert len(experiment_tables.proof(data)) == 2 and len(experiment_tables.beside(data)) == 4
