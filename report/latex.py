@@ -98,13 +98,17 @@ class Run:
     def llm(self, table: str = "modern_llm") -> pd.DataFrame:
         """The rows of one LLM that was asked both ways in both wordings: a listed one, or that with most parameters."""
         asked, found = fingerprint(read_text(self.data / "birth_dev.tsv")), rows.read("modern_llm", self.folder)
-        found = found[(found["data"] == self.name) & (found["questions"] == asked)]
+        if len(found):
+            found = found[(found["data"] == self.name) & (found["questions"] == asked)]
         found = found[found.groupby(["model", "n"])["prompt"].transform("size") == 4]
         if found.empty:
             raise self.error(table, "holds no row of an LLM asked these questions, both ways, twice", "make llm")
         best = found.assign(listed=found["model"].isin(LISTED)).sort_values(["listed", "parameters", "n"]).iloc[-1]
         model = {name: best[name] for name in ("data", "model", "n")}
-        return rows.select(rows.read(table, self.folder), **model)
+        found = rows.select(rows.read(table, self.folder), **model)
+        if found.empty:
+            raise self.error(table, f"holds no row of {best['model']}", "make llm")
+        return found
 
 
 def find_run(args: argparse.Namespace) -> Run:
@@ -184,19 +188,22 @@ def trainings(run: Run) -> dict[str, str]:
     """Part 2: what all trainings share, and the loss of the pretrainings."""
     trainer = settings.trainers(run.recipe, run.data)["pretraining"]
     config = trainer.config
-    macros = {
+    vanilla, rope = (
+        run.rows("loss_curve", "the loss", run.training, variant=variant).set_index("step")["loss"]
+        for variant in ("vanilla", "rope")
+    )
+    start, end = vanilla.iloc[0], vanilla.iloc[-1]
+    return {
         "weightDecay": f"{config.weight_decay:g}",
         "clip": f"{config.grad_norm_clip:g}",
         "warmup": f"{config.warmup_tokens:,}",
         "steps": f"{trainer.total_steps:,}",
         "guessLoss": f"{np.log(trainer.model.config.vocab_size):.1f}",
+        "vanillaFirstLoss": f"{start:.2f}",
+        "vanillaLastLoss": f"{end:.2f}",
+        "vanillaMostFallen": f"{(vanilla <= start - 0.75 * (start - end)).idxmax():,.0f}",
+        "ropeLastLoss": f"{rope.iloc[-1]:.2f}",
     }
-    for variant in ("vanilla", "rope"):
-        loss = run.rows("loss_curve", "the loss", run.training, variant=variant).set_index("step")["loss"]
-        fallen = loss <= loss.iloc[0] - 0.75 * (loss.iloc[0] - loss.iloc[-1])
-        macros |= {f"{variant}FirstLoss": f"{loss.iloc[0]:.2f}", f"{variant}LastLoss": f"{loss.iloc[-1]:.2f}"}
-        macros[f"{variant}MostFallen"] = f"{fallen.idxmax():,.0f}"
-    return macros
 
 
 def corruption(run: Run) -> dict[str, str]:
@@ -207,17 +214,18 @@ def corruption(run: Run) -> dict[str, str]:
     for name, recipe in (("plain", DEFAULT_RECIPE), ("recipe", run.recipe)):
         trainer = settings.trainers(recipe, run.data)["pretraining"]
         x, _ = Batches(trainer.train_dataset, run.seed)[0, list(range(len(trainer.train_dataset)))]
-        itos = trainer.train_dataset.itos
+        itos, documents = trainer.train_dataset.itos, trainer.train_dataset.data
         drawn = ["".join(itos[i] for i in ids).split(MASK_CHAR)[:3] for ids in x.tolist()]
-        lengths = np.array([[len(span), sum(map(len, parts))] for *parts, span in drawn])
-        lengths[:, 1] += lengths[:, 0]
-        asked = [places[who] in span for prefix, _, span in drawn if (who := prefix.partition(". ")[0]) in places]
+        spans = np.array([len(parts[2]) for parts in drawn])
+        lengths = np.array([sum(map(len, parts)) for parts in drawn])
+        titles = [document.partition(". ")[0] for document in documents]
+        asked = [places[who] in parts[2] for who, parts in zip(titles, drawn, strict=True) if who in places]
         macros |= {
-            f"{name}Shortest": f"{lengths[:, 1].min()}",
-            f"{name}Longest": f"{lengths[:, 1].max()}",
-            f"{name}Length": f"{lengths[:, 1].mean():.0f}",
-            f"{name}Span": per_cent((lengths[:, 0] / lengths[:, 1]).mean()),
-            f"{name}Place": per_cent(np.mean(asked)),
+            f"{name}Shortest": f"{lengths.min()}",
+            f"{name}Longest": f"{lengths.max()}",
+            f"{name}Length": f"{lengths.mean():.0f}",
+            f"{name}Span": per_cent((spans / lengths).mean()),
+            f"{name}Place": per_cent(np.mean(asked) if asked else np.nan),
         }
     return macros
 

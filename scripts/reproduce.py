@@ -142,11 +142,12 @@ class Reproduction:
         return self.evaluate(variant, f"{variant}.finetune.params", f"{variant}.pretrain")
 
     def loss_curve(self, variant: str) -> list[dict]:
-        """The loss of the last pretraining, from its TensorBoard log: a mean over each part of the steps."""
-        logs = (self.out / ("expt" if self.out == ROOT else "logs")).glob(f"pretrain/run_{variant}_*")
-        log = max(logs, key=lambda folder: folder.stat().st_mtime)
-        events = EventAccumulator(str(log), size_guidance={"scalars": 0}).Reload().Scalars("train/loss")
-        losses = [event.value for event in sorted(events, key=lambda event: event.step)]
+        """The loss of the last pretraining: a mean over each part of the steps. Empty if its log is gone."""
+        folder = self.out / ("expt" if self.out == ROOT else "logs")
+        logs = sorted(folder.glob(f"pretrain/run_{variant}_*"), key=lambda log: log.stat().st_mtime)
+        if not logs:
+            return []
+        losses = scalars(logs[-1], "train/loss")
         parts = np.array_split(losses, min(CURVE_POINTS, len(losses)))
         ends = np.cumsum([len(part) for part in parts])
         return [{"step": int(end), "loss": round(float(part.mean()), 4)} for end, part in zip(ends, parts, strict=True)]
@@ -165,7 +166,8 @@ class Reproduction:
             trained = self.pretrained(variant)
             rows.add("accuracy", trained, results)
             machine = {name: trained[name] for name in ("hardware", "precision")}
-            rows.add("loss_curve", [self.row(variant, **part, **machine) for part in self.loss_curve(variant)], results)
+            if curve := [self.row(variant, **part, **machine) for part in self.loss_curve(variant)]:
+                rows.add("loss_curve", curve, results)
         print("\n=== part 4(a): the question in other words")
         flags = {"reading_params_path": self.file("rope.finetune.params")}
         flags |= {"eval_corpus_path": self.file("birth_dev.tsv")}
@@ -184,6 +186,12 @@ class Reproduction:
             )
         ]
         rows.add("sensitivity_questions", [self.row("rope", **each, **machine) for each in questions], results)
+
+
+def scalars(log: Path, tag: str) -> list[float]:
+    """The values of a scalar at every step, from a folder of one TensorBoard log."""
+    events = EventAccumulator(str(log), size_guidance={"scalars": 0}).Reload().Scalars(tag)
+    return [event.value for event in sorted(events, key=lambda event: event.step)]
 
 
 def small_data(data: Path, out: Path, people: int) -> Path:
