@@ -23,7 +23,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch is loaded: wait
 
 from engine import hub
 from engine.machine import hardware
-from engine.wordings import ORIGINAL, REWORDED, alone, ask_about, mcnemar, names_in, share
+from engine.wordings import ORIGINAL, REWORDED, ask_about, describe_mcnemar, mcnemar, names_in, share
 from parse_place import THOUGHTS, normalise, parse_place, without_thoughts
 from utils import UserError, cli, fingerprint, read_pairs, read_text, write_text
 
@@ -91,7 +91,7 @@ def print_accuracy(found: dict[tuple[str, str], list[dict[str, Any]]], prompt: s
         print(f"{prompt}, {template}, {title}: {share(sum(note[kind] for note in notes), len(notes))}")
     if template == "reworded" and (prompt, "original") in found:
         tested = mcnemar(*([note["normalised"] for note in found[prompt, t]] for t in TEMPLATES))
-        print(f"{prompt}, normalised: {alone(*tested)}")
+        print(f"{prompt}, normalised: {describe_mcnemar(*tested)}")
 
 
 def main(argv: list[str] | None = None) -> int:

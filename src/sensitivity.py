@@ -16,7 +16,16 @@ from typing import NamedTuple
 import run as homework
 from dataset import CharCorruptionDataset
 from engine import options
-from engine.wordings import FURTHER, ORIGINAL, REWORDED, ask_about, changes, compared, comparison, names_in
+from engine.wordings import (
+    FURTHER,
+    ORIGINAL,
+    REWORDED,
+    accuracy_change,
+    ask_about,
+    describe_change,
+    list_changes,
+    names_in,
+)
 from utils import cli, read_pairs, read_text, write_text
 
 
@@ -30,7 +39,7 @@ class Sensitivity(NamedTuple):
 
     def result(self) -> dict[str, float]:
         """Both accuracies and McNemar's test on their difference, for results files."""
-        return compared(self.right[ORIGINAL], self.right[REWORDED]) | {"parameters": self.parameters}
+        return accuracy_change(self.right[ORIGINAL], self.right[REWORDED]) | {"parameters": self.parameters}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,12 +71,12 @@ def main(argv: list[str] | None = None) -> Sensitivity:
     args = options.parse(build_parser(), argv)
     found = ask(args)
     write_text(args.outputs_path, "".join(p + "\n" for p in found.predictions[REWORDED]))
-    print("\n" + changes(found.names, found.predictions, found.right))
+    print("\n" + list_changes(found.names, found.predictions, found.right))
     if not found.right:
         print(f"\nPredictions written to {args.outputs_path}; no answers in {args.eval_corpus_path}, so no accuracy")
         return found
     correct, total = sum(found.right[REWORDED]), len(found.names)
-    print("\n" + comparison(found.right[ORIGINAL], found.right[REWORDED]))
+    print("\n" + describe_change(found.right[ORIGINAL], found.right[REWORDED]))
     print(f"Correct: {float(correct)} out of {float(total)}: {round(correct / total * 100, 6)}%")
     print(f"predictions of the reworded questions written to {args.outputs_path}")
     return found

@@ -317,6 +317,13 @@ def test_examples_of_the_datasets(program, monkeypatch, kind, encoding):
             assert (len(x), set(end), y[3:]) == (131, {"□"}, x[4:] + "□")
 
 
+def test_a_closed_pipe_is_no_error(program):
+    """`python src/dataset.py charcorruption | head` ended in a traceback."""
+    program.write("wiki.txt", invent_people(12, 3).corpus)
+    command = f"set -o pipefail; {sys.executable} {SRC / 'dataset.py'} charcorruption | true"
+    assert program.run(["bash", "-c", command]) == Result(0, "", "")
+
+
 class Saying(torch.nn.Module):
     """A model that continues a prompt of known length with a text."""
 

@@ -118,7 +118,7 @@ def test_short_documents():
 
 def test_spans_lie_at_new_words():
     """Half of the spans are new words, as often as their weights say; a quarter of the others start the document."""
-    data = spans([PERSON], Aim(one_word=0.5, first_place=4.0, other_place=2.0, from_start=0.25, cut_late=1.0))
+    data = spans([PERSON], Aim(first_place=4.0, other_place=2.0, cut_behind=1.0, nearness=0.0))  # uncut
     seen = Counter((len(prefix), span) for prefix, _, span in (draw(data) for _ in range(4000)))
     for name, weight in {"Bonn": 4, "Rome": 2, "McKay": 1, "X2": 1}.items():
         assert seen[PERSON.index(name), name] / 4000 == pytest.approx(0.5 * weight / 8, abs=0.03)
@@ -127,10 +127,10 @@ def test_spans_lie_at_new_words():
 
 
 def test_where_documents_are_cut():
-    """At the longest length, soon after a place (u**4 of the rest is kept, a fifth on average), or anywhere."""
+    """Soon after a place (u**4 of the rest is kept, a fifth on average), or anywhere."""
     long = PERSON + " and so on" * 10
     behind = {"cut_behind": 1.0, "first_place": 1e9}  # the first place ends at 37
-    wanted = [({"cut_late": 1.0}, (112, 112)), ({"cut_behind": 0.0}, (4, 58)), (behind, (37, 37 + (112 - 37) / 5))]
+    wanted = [({"cut_behind": 0.0}, (4, 58)), (behind, (37, 37 + (112 - 37) / 5))]
     for changes, shortest_and_mean in wanted:
         data = spans([long], Aim(**changes))
         lengths = [len(data.truncate(long)) for _ in range(4000)]

@@ -1,13 +1,13 @@
 """Recipes: named sets of hyperparameters.
 
-A recipe is what it changes of the handout's numbers, which stand in `run.py`. Flags of the command line come on
-top of it.
+A recipe is a set of changes to the handout's numbers, which are in `run.py`. Flags of the command line override it.
+What each recipe keeps of the handout: docs/details.md.
 """
 
 import ast
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from batches import Examples
 from dataset import CharCorruptionDataset
@@ -19,66 +19,65 @@ from utils import UserError
 
 @dataclass(frozen=True)
 class Phase:
-    """What a recipe changes of one training; None: nothing."""
+    """What a recipe changes in one training; None leaves the handout's value."""
 
     max_epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
     dropout: float | None = None
-    muon_lr: float | None = None  # peak rate of Muon on the matrices of the blocks
-    decay_shape: str | None = None  # of the learning rate, to the end of the run
-    with_documents: bool = False  # finetuning sees every document once an epoch too, corrupted as in pretraining
+    muon_lr: float | None = None  # peak rate of Muon, for the matrices in the blocks; None: AdamW for everything
+    decay_shape: str | None = None  # of the learning rate, which then decays until the end of the run
+    with_documents: bool = False  # finetuning also trains on every document once per epoch, corrupted as before
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All phases of one model's life."""
+    """What a recipe changes in all trainings of a model."""
 
     about: str  # one line for --help
     pretrain: Phase = field(default_factory=Phase)  # on the documents
     finetune: Phase = field(default_factory=Phase)  # on the pairs, from pretrained parameters
     scratch: Phase = field(default_factory=Phase)  # on the pairs, from random parameters
     spans: Aim | Cut | None = None  # how documents are corrupted; None: everything uniform
-    people: int | None = None  # `make run` takes this many people of the data, for a trial; None: all
+    people: int | None = None  # a trial: `make run` uses only this many people of the data
 
 
-# Muon (0.02 for the matrices, the rest 3e-3 by AdamW) learns in few passes what AdamW alone does not begin to.
-# Dropout would slow down learning by heart. A rate that ends at zero leaves no noise behind.
+# Muon for the matrices (AdamW for the rest) needs far fewer epochs than AdamW alone. Dropout would slow memorization.
 PRETRAIN = Phase(max_epochs=40, batch_size=32, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear")
-# Finetuning shows what a question looks like. It keeps the documents, or it would forget them.
+# Finetuning teaches the form of a question. It keeps training on the documents, or the model would forget them.
 FINETUNE = Phase(
     max_epochs=8, batch_size=64, learning_rate=1e-3, dropout=0.0, decay_shape="linear", with_documents=True
 )
-# The control without pretraining has the same optimiser; in five passes over the pairs it learns to spell places.
+# The control without pretraining: five epochs over the pairs are enough to learn to spell places.
 SCRATCH = replace(PRETRAIN, max_epochs=5, batch_size=64)
 
 RECIPES = {
     "handout": Recipe("the handout's hyperparameters (650 epochs)"),
-    # Documents that end soon behind the place are near to a question, and cost little.
+    # Documents that end soon after the place resemble a question, and are short.
     "fast": Recipe(
-        "inside the handout's rules, clears its bars in minutes (spans at places; Muon)",
+        "keeps part (e)'s letter, with its own optimizer, rates, spans and finetuning; minutes on a CPU",
         PRETRAIN,
         FINETUNE,
         SCRATCH,
         Aim(),
     ),
     "best": Recipe(
-        "inside the handout's rules, the highest known accuracy (as fast, with more passes)",
+        "fast with more epochs; about an hour per model on a CPU",
         replace(PRETRAIN, max_epochs=140, batch_size=64),
         FINETUNE,
         SCRATCH,
         Aim(),
     ),
     "excerpts": Recipe(
-        "LEAVES the handout's rule for spans, to show what it costs (excerpts around places)",
+        "does not keep part (e): a title and a few characters around one word, which is asked for",
         replace(PRETRAIN, max_epochs=40, muon_lr=0.01),
         replace(FINETUNE, max_epochs=4, learning_rate=3e-4),
         SCRATCH,
         Cut(),
     ),
-    # The whole path on a few dozen people, to see that everything works. Learns those few by heart.
+    # The whole path on a few dozen people, to see that everything works; it memorizes them.
     "smoke": Recipe(
-        "a trial run on a few dozen people",
+        "fast on 60 people, to see that everything works",
         replace(PRETRAIN, max_epochs=60, batch_size=16),
         replace(FINETUNE, max_epochs=15, batch_size=16),
         replace(SCRATCH, max_epochs=15, batch_size=16),
@@ -87,23 +86,21 @@ RECIPES = {
     ),
 }
 
-# Of run.py without --recipe: its commands are the handout's, and so are its numbers.
-DEFAULT_RECIPE = "handout"
-# Of `make run` and of the experiments.
-MAIN_RECIPE = "fast"
+DEFAULT_RECIPE = "handout"  # of run.py: its commands are the handout's, and so are its numbers
+MAIN_RECIPE = "fast"  # of `make run` and of the experiments
 
 
 def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
     """A recipe with other settings, each given as "spans=None", "pretrain.batch_size=128" ...
 
     Raises:
-        UserError: naming the change that is not of this form, or that the recipe has no place for.
+        UserError: naming a change that is not of this form, or whose setting does not exist.
     """
     for change in changes:
         path, _, text = change.partition("=")
         part, _, name = path.partition(".")
-        holder = getattr(recipe, part, None) if name else recipe
-        kind = get_type_hints(type(holder)).get(name or part, ())
+        holder: Any = getattr(recipe, part, None) if name else recipe
+        kind: Any = get_type_hints(type(holder)).get(name or part, ())
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
@@ -115,7 +112,8 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
                 f"--change {change}: the recipe has no such setting, or it is of another type; "
                 "see Recipe in src/engine/recipes.py"
             )
-        recipe = replace(recipe, **{part: replace(holder, **{name: value}) if name else value})
+        new: dict[str, Any] = {part: replace(holder, **{name: value}) if name else value}
+        recipe = replace(recipe, **new)
     return recipe
 
 

@@ -1,6 +1,6 @@
-"""What recipes add to the datasets: spans chosen at places, excerpts, several datasets as one.
+"""What recipes change in the datasets: where spans lie, excerpts instead of spans, several datasets as one.
 
-`Spans` keeps the handout's rule for span corruption, and chooses lengths and places. `Excerpts` leaves the rule.
+`Spans` keeps the letter of the handout's span corruption and chooses lengths and positions. `Excerpts` does not.
 """
 
 import random
@@ -25,7 +25,7 @@ BEHIND_BORN = 80  # characters between "born" and the place
 
 
 def is_place(word: re.Match, document: str) -> bool:
-    """Whether a word stands where places stand: behind "in", a year ..., or behind a comma behind such a place."""
+    """Whether a word is where places usually are: after "in", a year ..., or after a comma after such a place."""
     before = document[: word.start()]
     chain = NAME_AND_COMMA.search(before)
     return bool(BEFORE_A_PLACE.search(before) or (chain and BEFORE_A_PLACE.search(before, 0, chain.start())))
@@ -33,14 +33,14 @@ def is_place(word: re.Match, document: str) -> bool:
 
 @lru_cache(2**14)
 def new_words(document: str, first_place: float, other_place: float) -> tuple[int, list[tuple[int, int]], list[float]]:
-    """The words of a document that can only be known: capitalised, behind the title, not seen before in it.
+    """The words of a document that must be remembered: capitalised, after the title, not seen before in it.
 
-    Such a word cannot be copied from what stands before (salient spans: Guu et al. 2020, Roberts et al. 2020).
-    Months aside. Of the places, those soon behind "born" come first, and of these the ones of a single word.
+    Such a word cannot be copied from the text before it (salient spans: Guu et al. 2020, Roberts et al. 2020). Months
+    do not count. Of the places, those soon after "born" come first, and of these the ones of a single word.
 
     Returns:
-        length of the title, (start, length) of each word, and how often it is to be asked for: first_place times
-        for the first place, other_place times for the other ones, once for any other word.
+        The length of the title, (start, length) of each word, and its weight: first_place for the first place,
+        other_place for other places, 1 for any other word.
     """
     found = TITLE.match(document)
     title = found.end() if found else 0
@@ -67,17 +67,16 @@ def new_words(document: str, first_place: float, other_place: float) -> tuple[in
 
 @dataclass(frozen=True)
 class Aim:
-    """Where spans lie and how documents are cut, inside the handout's rule.
+    """Where spans lie and where documents are cut, within the letter of part (e).
 
     Attributes:
-        one_word: share of the spans that are one new word. The lengths of the others are such that a quarter of
-            the document is cut out on average, whatever its length; the share is smaller where that needs it.
-        first_place, other_place: how much more often than another new word a place is asked for.
-        from_start: share of the other spans that start with the document, which then is met behind its own end:
-            names stand in other places than the first, as in a question.
-        cut_behind: share of the documents that are cut soon behind the place ...
-        nearness: ... at the share u**nearness of what is left of them, u uniform.
-        cut_late: share of the documents that are cut at the longest length allowed (the others: anywhere).
+        one_word: share of the spans that are one new word (smaller where a quarter could not be reached otherwise). The
+            other spans have such lengths that a quarter of the document is cut out on average.
+        first_place, other_place: the weight of a place among the new words; any other word has 1.
+        from_start: share of the other spans that begin with the document: then the name comes after the text, and is
+            met at other positions than the first, as in a question.
+        cut_behind: share of the documents that are cut soon after a place; the others are cut anywhere.
+        nearness: how soon: at the share u**nearness of the remaining text, u uniform.
         last_mask: whether an example ends with a third MASK, which the handout leaves open.
     """
 
@@ -87,12 +86,11 @@ class Aim:
     from_start: float = 0.25
     cut_behind: float = 0.9
     nearness: float = 4.0
-    cut_late: float = 0.0
     last_mask: bool = True
 
 
 class Spans(CharCorruptionDataset):
-    """The documents of a plain dataset, with lengths and spans chosen as an Aim says."""
+    """The documents of a plain dataset, truncated and masked as an Aim says."""
 
     def __init__(self, documents: CharCorruptionDataset, aim: Aim):
         vars(self).update(vars(documents))  # the same documents and vocabulary
@@ -106,22 +104,20 @@ class Spans(CharCorruptionDataset):
         return [w for w, _ in fitting], [weight for _, weight in fitting]
 
     def truncate(self, document: str) -> str:
-        """Each length of 4 .. block_size * 7/8 has a chance; the likeliest are behind the place, and the last."""
-        u = random.random()
-        if u < self.aim.cut_late:
-            return document[: self.longest]
+        """Each length of 4 .. block_size * 7/8 is possible; the likeliest end soon after a place."""
+        is_cut_behind = random.random() < self.aim.cut_behind
         words, weights = self.targets(document, self.longest)
-        if u < self.aim.cut_late + self.aim.cut_behind and words:
-            end = sum(random.choices(words, weights)[0])
-            rest = min(len(document), self.longest) - end
-            length = max(4, end + int((rest + 1) * random.random() ** self.aim.nearness))
-            return document[:length]
-        return super().truncate(document)
+        if not is_cut_behind or not words:
+            return super().truncate(document)
+        end = sum(random.choices(words, weights)[0])
+        rest = min(len(document), self.longest) - end
+        length = max(4, end + int((rest + 1) * random.random() ** self.aim.nearness))
+        return document[:length]
 
     def choose_span(self, document: str) -> tuple[int, int]:
         """A new word, or a span of such a length that a quarter of the n characters is cut out on average.
 
-        What is left of a word that the cut runs through counts as a word.
+        The rest of a word that was cut through counts as a word.
         """
         n = len(document)
         words, weights = self.targets(document, n)
@@ -146,12 +142,12 @@ class Cut:
     """How excerpts are cut.
 
     Attributes:
-        first_place, other_place: how much more often than another new word a place is asked for.
-        nearness: how near the excerpt ends on either side of the word: at the share u**nearness of the text
-            there, u uniform.
-        lead: share of the excerpts whose part left of the word stands before the title, so that names are met in
-            other places than the first, as in a question.
-        longest_lead: characters of such a part, each number equally likely as far as they are there.
+        first_place, other_place: the weight of a place among the new words; any other word has 1.
+        nearness: how close to the word the excerpt ends on either side: at the share u**nearness of the text there, u
+            uniform.
+        lead: share of the excerpts in which the text left of the word comes before the title, so that names are met at
+            other positions than the first, as in a question.
+        longest_lead: the most characters of that text; each number up to it is equally likely.
     """
 
     first_place: float = 200.0
@@ -162,10 +158,10 @@ class Cut:
 
 
 class Excerpts(CharCorruptionDataset):
-    """NOT the handout's rule: a document's title and a few characters around one new word, which is asked for.
+    """NOT the handout's span corruption: a document's title and a few characters around one new word.
 
-    So every example is nearly a question. The loss is on the word and the last MASK alone. Facts behind the
-    longest cut are asked for as well. A document without a new word is corrupted by the handout's rule.
+    So every example resembles a question. The loss is on the word and the last MASK only. Words beyond the longest
+    truncation are asked for as well. A document without a new word is corrupted as the handout says.
     """
 
     def __init__(self, documents: CharCorruptionDataset, cut: Cut):
@@ -196,7 +192,7 @@ class Excerpts(CharCorruptionDataset):
 
 
 class Together(Dataset):
-    """Several datasets as one: the examples of the first, then of the next, filled up to one length with PAD (0)."""
+    """Several datasets as one: the examples of the first, then of the next, padded to one length with PAD (0)."""
 
     def __init__(self, *parts: Examples):
         self.parts = parts

@@ -1,4 +1,4 @@
-"""Questions in several wordings, intervals of accuracies, and whether two of them differ in more than luck."""
+"""Questions in several wordings, confidence intervals of accuracies, and McNemar's test of their difference."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from utils import UserError, read_pairs
 ORIGINAL = "Where was NAME born?"
 REWORDED = "What is the birthplace of NAME?"
 
-# Further wordings, from near the original to far from it.
+# Further wordings, from close to the original to far from it.
 FURTHER = (
     "where was NAME born?",
     "Where was NAME born",
@@ -23,7 +23,7 @@ FURTHER = (
 
 
 def names_in(text: str, source: str) -> list[str]:
-    """The names that a file of questions "Where was NAME born?" asks for. UserError: a line is no such question."""
+    """The names in a file of questions "Where was NAME born?". UserError: a line is not of this form."""
     names = []
     for number, question, _ in read_pairs(text, source):
         found = re.fullmatch(r"Where was (\S(?:.*\S)?) born\?", question)
@@ -37,15 +37,15 @@ def names_in(text: str, source: str) -> list[str]:
 
 
 def ask_about(name: str, wording: str) -> str:
-    """A wording with a name in it."""
+    """A wording with the name filled in."""
     return wording.replace("NAME", name, 1)
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
-    """McNemar's exact test (1947): do two ways to ask the same questions differ in accuracy?
+    """McNemar's exact test (1947): do two ways of asking the same questions differ in accuracy?
 
-    Questions that one way alone gets right fall to either side like a fair coin if the ways are equally good.
-    Returns how many only the first way got right, how many only the second, and the two-sided p.
+    If they do not, a question that only one way answers correctly is equally likely to be on either side.
+    Returns how many only the first way answers correctly, how many only the second, and the two-sided p.
     """
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
@@ -69,31 +69,33 @@ def share(correct: int, total: int) -> str:
     return f"{correct} of {total}, {correct / total:.1%} (95 % interval {low:.1%} to {high:.1%})"
 
 
-def compared(before: Sequence[bool], after: Sequence[bool]) -> dict[str, float]:
+def accuracy_change(before: Sequence[bool], after: Sequence[bool]) -> dict[str, float]:
     """Accuracies of the original and of the new wording, and McNemar's test on their difference."""
     lost, won, p = mcnemar(before, after)
     shares = {"original": sum(before) / len(before), "reworded": sum(after) / len(after), "n": len(before)}
     return shares | {"only_original": lost, "only_reworded": won, "p_mcnemar": float(f"{p:.3g}")}
 
 
-def comparison(before: Sequence[bool], after: Sequence[bool]) -> str:
+def describe_change(before: Sequence[bool], after: Sequence[bool]) -> str:
     """The same in words."""
-    lost, won, p = mcnemar(before, after)
-    told = [f'original wording, "{ORIGINAL}": {share(sum(before), len(before))}']
-    told.append(f'reworded, "{REWORDED}": {share(sum(after), len(after))}')
-    return "\n".join([*told, alone(lost, won, p)])
+    lines = [
+        f'original wording, "{ORIGINAL}": {share(sum(before), len(before))}',
+        f'reworded, "{REWORDED}": {share(sum(after), len(after))}',
+        describe_mcnemar(*mcnemar(before, after)),
+    ]
+    return "\n".join(lines)
 
 
-def alone(lost: int, won: int, p: float) -> str:
+def describe_mcnemar(lost: int, won: int, p: float) -> str:
     """What `mcnemar` found, in words."""
-    return f"right in the original wording alone: {lost}, in the new one alone: {won}; McNemar's exact p = {p:.2g}"
+    return f"correct only in the original wording: {lost}, only in the new one: {won}; McNemar's exact p = {p:.2g}"
 
 
-def changes(names: list[str], predictions: dict[str, list[str]], right: dict[str, list[bool]]) -> str:
-    """What other wordings than the original change: every answer of the new one, and a row a further wording."""
+def list_changes(names: list[str], predictions: dict[str, list[str]], right: dict[str, list[bool]]) -> str:
+    """The answers that the new wording changes, and a line for each further wording."""
     before, after = predictions[ORIGINAL], predictions[REWORDED]
     changed = [i for i in range(len(names)) if before[i] != after[i]]
-    lines = [f"answers that changed, {len(changed)} of {len(names)} (+ now right, - no longer right):"]
+    lines = [f"answers that changed, {len(changed)} of {len(names)} (+ now correct, - no longer correct):"]
     for i in changed:
         gain = right[REWORDED][i] - right[ORIGINAL][i] if right else 0
         lines.append(f"  {'- +'[gain + 1]} {names[i]}: {before[i]} -> {after[i]}")
