@@ -8,7 +8,7 @@ import csv
 import datetime
 import io
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,6 +142,21 @@ def data_name(folder: Path) -> str:
             raise UserError(f"{folder / name}: no such file; a folder with {', '.join(DATA_FILES)} is expected")
     ours = build.files(build.split(build.read_people()))
     return "own" if all(read_text(folder / name) == ours[ROOT / name].decode() for name in DATA_FILES) else "other"
+
+
+def version(corpora: Iterable[str]) -> str:
+    """What to say of our own data's corpus, given the rows' fingerprints of it: nothing if they are of today's."""
+    known = set(corpora)
+    if known == {fingerprint(read_text(ROOT / "wiki.txt"))}:
+        return ""
+    return "corpus unknown" if known == {""} else f"corpus {' '.join(sorted(c[:7] for c in known))}, not today's"
+
+
+def about_data(rows: pd.DataFrame) -> str:
+    """The data of rows, for titles; of our own also the version, if the corpus has changed since."""
+    data = rows["data"].iloc[0] or "own"
+    old = version(rows["corpus"]) if data == "own" else ""
+    return f"{data} data" + (f" ({old})" if old else "")
 
 
 # ---------------------------------------------------------------- reading
