@@ -438,11 +438,13 @@ def main(argv: list[str] | None = None) -> int:
     written["numbers.tex"] = "".join(f"\\newcommand{{\\{name}}}{{{value}}}\n" for name, value in macros.items())
     for code in (CausalSelfAttention.forward, CharCorruptionDataset.__getitem__, CharCorruptionDataset.choose_span):
         written[f"{code.__name__.strip('_')}.py"] = textwrap.dedent(inspect.getsource(code))
+    positions = figures.positions(rows.RESULTS)
+    positions.set_size_inches(5.4, 2.8)  # wide and low
     drawn = {
         "corruption": figures.console(printed("src/dataset.py charcorruption", run.data)),
         "recipe_corruption": figures.console(printed(f"src/examples.py --recipe {run.recipe}", run.data)),
         "sinusoids": figures.sinusoids(),
-        "positions": figures.positions(rows.RESULTS),
+        "positions": positions,
         "loss_curve": figures.loss_curve(run.rows("loss_curve", "the loss", run.training)),
     }
     args.out.mkdir(parents=True, exist_ok=True)
