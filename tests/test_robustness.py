@@ -180,14 +180,13 @@ LINES = [  # kinds of files in which the line is bad, the line, what the error s
     ("pairs dev", "Where was  born?\tRome", "has no name to ask for"),
     ("pairs dev", "\tRome", "has no name to ask for"),
     ("pairs dev", "Where was Ada born?\t ", "has no place after the tab"),
-    ("questions", "Where was  born?\tRome", "has 1 tab"),
     ("questions", "Where was   born?", "has no name to ask for"),
     ("corpus pairs dev questions", f"Where was A{M}da born?\tRome", r"contains U\+2047"),
     ("corpus pairs dev questions", f"Where was Ada born?\t{P}Rome", r"contains U\+25A1"),
     ("pairs", "Where was Łobo born?\tobo", "'Ł' is not among the characters"),
     ("pairs", f"Where was {'o' * 130} born?\to", "question and answer have 149 characters, 128 fit"),
     ("dev", f"Where was {'o' * 130} born?\to", "the question has 146 characters, 127 fit"),
-    ("questions", f"{'o' * 128}", "the question has 128 characters, 127 fit"),
+    ("questions", f"{'o' * 127}?", "the question has 128 characters, 127 fit"),
 ]
 
 
