@@ -46,7 +46,7 @@ results: .venv/ready
 test: .venv/ready
 	$(PY) -m pytest -q -n 2 --dist loadfile
 
-test-slow: .venv/ready
+test-slow: .venv/llm-ready
 	$(PY) -m pytest -q -m slow
 
 lint: .venv/ready

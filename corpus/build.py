@@ -8,7 +8,6 @@
 people.tsv has a header and one person a line: name, place, birth_year (? if uncertain), field, document.
 renamed.tsv has the towns with more than one name: town, name, and the first and last birth year for which
 the name is the answer (empty: without limit; "never" for a name that is no answer).
-Standard library only.
 """
 
 import argparse
@@ -20,6 +19,8 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+
+from utils import cli
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -396,4 +397,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli(main))

@@ -257,7 +257,7 @@ def modern_llm(folder: Path) -> pd.DataFrame:
         lines.append([*told, *(percent(share, pair.n) for share in shares), *tested])
     have = {model.rpartition("/")[2] for model in pairs["model"]}
     missing = [model for model in LISTED if model.rpartition("/")[2] not in have]
-    lines += [[model, "-", "own", f"not run here: `make llm LLM={model}`", *"------"] for model in missing]
+    lines += [[model, "-", "-", f"not run here: `make llm LLM={model}`", *"------"] for model in missing]
     return pd.DataFrame(lines, columns=heads)
 
 

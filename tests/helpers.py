@@ -79,6 +79,30 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+CHAT_TEMPLATE = "{% if messages[0]['role'] != 'system' %}<s>system You help.</s>{% endif %}{% for m in messages %}<s>"
+CHAT_TEMPLATE += "{{ m['role'] }} {{ m['content'] }}</s>{% endfor %}"
+CHAT_TEMPLATE += "{% if add_generation_prompt %}<s>assistant {% endif %}"
+
+
+def save_tiny_llama(folder: Path) -> None:
+    """A tiny random Llama that reads bytes and can chat, as save_pretrained writes it; needs requirements-llm.txt."""
+    import tokenizers
+    import transformers
+
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *sorted(alphabet)])}
+    bytewise = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
+    bytewise.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bytewise, bos_token="<s>", eos_token="</s>")
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(1)
+    config = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config |= {"vocab_size": len(vocabulary), "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.3}
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**config)).save_pretrained(folder)
+
+
 # ---------------------------------------------------------------- the programs
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,11 @@ PRINTED = LINES + [line.replace("vanilla", "rope") for line in LINES[3:]]  # par
 FILES = ("wiki.txt", "birth_places_train.tsv", "birth_dev.tsv", "birth_test_inputs.tsv")
 COMMANDS = [line.split()[2:] for line in PRINTED]
 SHORT = [[*words, *["--max_epochs", "2", "--batch_size", "8"] * (words[0] != "evaluate")] for words in COMMANDS]
+
+FOLDERS = ("src", "scripts", "corpus", "experiments", "report")
+PROGRAMS = [
+    path for name in FOLDERS for path in sorted((SRC.parent / name).glob("*.py")) if "__main__" in path.read_text()
+]
 
 # Runs commands without the functions and signals that Windows lacks, and prints how each command ended.
 ON_WINDOWS = """
@@ -335,6 +341,19 @@ def test_a_closed_pipe_is_no_error(program):
     program.write("wiki.txt", invent_people(12, 3).corpus)
     command = f"set -o pipefail; {sys.executable} {SRC / 'dataset.py'} charcorruption | true"
     assert program.run(["bash", "-c", command]) == Result(0, "", "")
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=[f"{path.parent.name}/{path.name}" for path in PROGRAMS])
+def test_every_program_prints_into_a_closed_pipe(path, monkeypatch):
+    """All that print go through utils.cli."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    with os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(path), run_name="__main__")
+    assert ended.value.code in (None, 0)
 
 
 class Saying(torch.nn.Module):

@@ -250,6 +250,15 @@ def test_blanks_in_the_variables_of_make():
     assert '--model "my models/x.gguf"' in make("-n", "llm", "LLM=my models/x.gguf")
 
 
+def test_data_and_page_of_make():
+    """Bugs: `make llm` asked about the data here whatever DATA said, and `make results` left index.html as it was."""
+    asked, kept = make("-n", "llm", "DATA=theirs", "DATA_NAME=course").split("src/modern_llm.py")[1].splitlines()
+    assert '--eval_corpus_path "theirs/birth_dev.tsv"' in asked
+    assert 'report/llm.py --data "theirs" --data_name "course" --results "expt/results"' in kept
+    printed = make("-n", "results")
+    assert "--results results" in printed and "report/page.py" in printed.split("report/tables.py")[1]
+
+
 def test_settings_of_other_installs(monkeypatch):
     """Settings of pip and Python in the environment do not lead packages past .venv, or others into it."""
     for name in ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PYTHONPATH", "PYTHONHOME"):
@@ -262,6 +271,17 @@ def test_shell_builtins_in_the_makefile():
     """make before 4.3 looks for `command` among the programs, unless the line has a character for a shell."""
     asked = re.findall(r"\$\(shell (command [^)]*)\)", (ROOT / "Makefile").read_text())
     assert asked and all(">" in line for line in asked)
+
+
+def test_tests_that_run_in_the_background():
+    """Under nohup and in a job of a script signals are ignored; tests of signals set them back.
+
+    Bug: two tests waited for their Ctrl-C in vain.
+    """
+    test = "tests/test_robustness.py::test_a_second_ctrl_c_ends_at_once[5]"
+    ignoring = ["sh", "-c", 'trap "" INT HUP TERM; exec "$@"', "sh", sys.executable, "-m", "pytest", "-q", test]
+    done = subprocess.run([*ignoring, "-p", "no:cacheprovider"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "passed" in done.stdout, done.stdout
 
 
 # ---------------------------------------------------------------- replies

@@ -15,7 +15,7 @@ import torch
 
 import modern_llm
 from engine import hub
-from helpers import Program, Result
+from helpers import CHAT_TEMPLATE, Program, Result, save_tiny_llama
 from report import llm, rows
 from utils import UserError, cli, evaluate_places, fingerprint
 
@@ -260,29 +260,12 @@ def test_what_to_do():
         assert_one_line(hub.what_to_do(source, error), hint)
 
 
-TEMPLATE = "{% if messages[0]['role'] != 'system' %}<s>system You help.</s>{% endif %}{% for m in messages %}<s>"
-TEMPLATE += "{{ m['role'] }} {{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant {% endif %}"
-
-
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory) -> Path:
-    """A folder with a tiny random Llama that can chat, as save_pretrained writes it, and questions beside it."""
-    transformers = pytest.importorskip("transformers", reason="needs requirements-llm.txt")
-    import tokenizers
-
+    """A folder with a tiny random Llama that can chat, and questions beside it."""
+    pytest.importorskip("transformers", reason="needs requirements-llm.txt")
     folder = tmp_path_factory.mktemp("llm") / "tiny-llama"
-    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *sorted(alphabet)])}
-    bytewise = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
-    bytewise.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytewise.decoder = tokenizers.decoders.ByteLevel()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bytewise, bos_token="<s>", eos_token="</s>")
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(1)
-    config = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config |= {"vocab_size": len(vocabulary), "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.3}
-    transformers.LlamaForCausalLM(transformers.LlamaConfig(**config)).save_pretrained(folder)
+    save_tiny_llama(folder)
     (folder.parent / "birth_dev.tsv").write_text(QUESTIONS)
     return folder
 
@@ -336,7 +319,7 @@ def test_thinking_is_switched_off_or_gets_room(llama, tmp_path):
     shutil.copytree(llama, tmp_path / "thinker")
     switch = "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
     for more, ending, tokens in ((switch, "<think></think>", 64), ("<think>", "<s>assistant <think>", 1024)):
-        (tmp_path / "thinker" / "chat_template.jinja").write_text(TEMPLATE + more)
+        (tmp_path / "thinker" / "chat_template.jinja").write_text(CHAT_TEMPLATE + more)
         chat = load(tmp_path / "thinker")
         assert chat.prompt("Hm?").endswith(ending) and chat.new_tokens == tokens
 

@@ -1,0 +1,117 @@
+"""README's "From clone to Gradescope" and its way without make or bash, walked by people with other data than ours."""
+
+import csv
+import re
+import shlex
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from helpers import Program, invent_people, save_tiny_llama
+from report import rows
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+README = (rows.ROOT / "README.md").read_text(encoding="utf-8")
+SECTION = README.split("## From clone to Gradescope\n")[1].split("\n## ")[0]
+CODE = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", SECTION)]
+# Of the section's commands: hours long, and the report from our results.
+NOT_WALKED = ("make run RECIPE=handout", "make report")
+# What the section adds to each command for data in a folder of their own.
+ADDED = {
+    "make": "DATA=path/to/folder DATA_NAME=course",
+    "python experiments/confidence.py": "--data path/to/folder --data_name course",
+    "python scripts/submission.py": "--data path/to/folder",
+}
+WITHOUT_MAKE = re.findall(r"^(?:py|\.venv\\Scripts\\python) .+$", README, re.M)
+PEOPLE = invent_people(48, 24)  # a third of them in train, dev and test each
+
+
+def write_data(folder: Path) -> None:
+    """The four files, with a question mark in every fourth document."""
+    documents = PEOPLE.corpus.splitlines(keepends=True)
+    documents[::4] = [document.replace("\n", " Or was it?\n") for document in documents[::4]]
+    dev, test = PEOPLE.unseen.splitlines(keepends=True)[:12], PEOPLE.questions.splitlines(keepends=True)[12:]
+    texts = ("".join(documents), PEOPLE.pairs, "".join(dev), "".join(test))
+    for name, text in zip(rows.DATA_FILES, texts, strict=True):
+        (folder / name).write_text(text)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The files that git tracks, as they are now, and an environment with the packages of this one."""
+    folder = tmp_path / "clone"
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=rows.ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((rows.ROOT / name).read_bytes())
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=folder, check=True)
+    (packages,) = (folder / ".venv").glob("lib/*/site-packages")
+    paths = (sysconfig.get_path("purelib"), folder, folder / "src")  # the last two as `pip install -e .` adds them
+    (packages / "clone.pth").write_text("".join(f"{path}\n" for path in paths))
+    for name in ("ready", "llm-ready"):  # installed, for make
+        (folder / ".venv" / name).touch()
+    return folder
+
+
+def walk(folder: Path, *words: str, codes: tuple[int, ...] = (0,), **more: str) -> str:
+    """Run a command in a folder as in a fresh terminal; returns what it prints."""
+    own = {"PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL"}
+    environment = {name: value for name, value in Program.environment().items() if name not in own} | more
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode in codes, f"{words}\n{done.stdout[-5000:]}\n{done.stderr[-5000:]}"
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["other", "my class"], ids=["files in place of ours", "DATA and DATA_NAME"])
+def test_from_clone_to_gradescope(clone, tmp_path, name):
+    """Every command of the section works, and nothing it writes is said to be about our data."""
+    save_tiny_llama(tmp_path / "tiny-llama")
+    data = clone if name == "other" else tmp_path / "my data"
+    data.mkdir(exist_ok=True)
+    write_data(data)
+    assert {*ADDED.values(), *NOT_WALKED} <= {*CODE}
+    said = ""
+    for command in (code for code in CODE if code.startswith(("make ", "python ")) and code not in NOT_WALKED):
+        added = next(words for start, words in ADDED.items() if command.startswith(start)) if data != clone else ""
+        added = added.replace("path/to/folder", shlex.quote(str(data))).replace("course", shlex.quote(name))
+        added += f" LLM={tmp_path / 'tiny-llama'}" * command.startswith("make llm")
+        is_check = "--check" in command
+        # --check ends with 1 if an accuracy is below the handout's bar
+        found = walk(clone, "bash", "-c", f"source .venv/bin/activate; {command} {added}", codes=(0, is_check))
+        assert not is_check or "total: 0 MISSING, 0 PROBLEM" in found
+        said += found
+    assert (clone / "assignment3.zip").is_file()
+    results, report = clone / "expt" / "results", clone / "expt" / "report"
+    tables = {path.stem: list(csv.DictReader(path.open(encoding="utf-8"))) for path in results.glob("*.csv")}
+    assert {"accuracy", "controls", "sensitivity", "modern_llm", "analysis_questions"} <= tables.keys()
+    assert {row["data"] for table in tables.values() for row in table} == {name}
+    texts = [path.read_text(encoding="utf-8") for path in [*results.glob("*.[cm][sd]*"), *report.glob("*.tex")]]
+    texts += [said, walk(report, "pdftotext", "report.pdf", "-")]
+    assert f"data {name}" in said and not re.search(r"data own|\| own +\||project’s own run", "".join(texts))
+    ours = [line.split("\t")[0] for line in (rows.ROOT / "birth_dev.tsv").read_text(encoding="utf-8").splitlines()]
+    names = [question.removeprefix("Where was ").removesuffix(" born?") for question in ours]
+    assert not [name for name in names if any(name in text for text in texts)]
+
+
+def test_without_make_or_bash(clone, tmp_path):
+    """README's commands for Windows, as far as Linux allows: the whole path, on a PATH without any program."""
+    make_environment, install, reproduce = WITHOUT_MAKE
+    assert make_environment == "py -m venv .venv" and (clone / install.split()[-1]).is_file()  # the fixture did these
+    program, script = reproduce.replace("Scripts\\python", "bin/python").replace("\\", "/").split()
+    (empty := tmp_path / "no programs").mkdir()
+    before = {path for path in clone.rglob("*") if "__pycache__" not in path.parts}
+    said = walk(clone, str(clone / program), script, "--recipe", "smoke", PATH=str(empty))
+    assert "rope, pretrained" in said.split("=== results")[1]
+    new = {path for path in clone.rglob("*") if "__pycache__" not in path.parts} - before
+    assert {path.relative_to(clone).parts[:2] for path in new - {clone / "expt"}} == {("expt", "smoke")}
+    accuracy = (clone / "expt" / "smoke" / "results" / "accuracy.csv").read_text()
+    assert accuracy.count(",unknown,") == 2  # the commit, without git
+    # from another folder, where it finds all trainings complete
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    again = walk(elsewhere, str(clone / program), str(clone / script), "--recipe", "smoke", PATH=str(empty))
+    assert not list(elsewhere.iterdir()) and "epoch 1/" in said and "epoch 1/" not in again
