@@ -1,7 +1,10 @@
-"""Tables of the experiments, made from their rows: one function a table, as in tables.py."""
+"""Tables of the experiments, made from their rows: TABLES names them all."""
 
 import math
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,10 +23,10 @@ TIMES_ASKED = (0, 1, 4, 8, 12, 16, 20, 25, 30, 40, 60, 100, 200, math.inf)  # li
 POSITIONS = ((33, 64), (65, 128), (129, 192), (193, 256))  # ranges, counted from 1
 
 
-def lines(found: pd.DataFrame, cells: dict[str, str]) -> pd.DataFrame:
-    """A line for each row; `cells` are the heads and the formats of their columns, such as "{seconds:.2f} s"."""
-    made = [[form.format(**row) for form in cells.values()] for row in found.to_dict("records")]
-    return pd.DataFrame(made, columns=list(cells))
+def lines(found: pd.DataFrame, heads: str, line: str) -> pd.DataFrame:
+    """A line for each row; cells are divided by " | ", and those of `line` are formats such as "{seconds:.2f} s"."""
+    made = [[cell.format(**row) for cell in line.split(" | ")] for row in found.to_dict("records")]
+    return pd.DataFrame(made, columns=heads.split(" | "))
 
 
 # ---------------------------------------------------------------- the recipes
@@ -31,28 +34,18 @@ def lines(found: pd.DataFrame, cells: dict[str, str]) -> pd.DataFrame:
 
 def changed_recipes(name: str, folder: Path) -> pd.DataFrame:
     """The rows of curve or ablation, those of one run one after the other."""
-    run = [key for key in rows.KEYS[name] if key not in ("seed", "hardware", "precision")]
-    found = rows.read(name, folder).sort_values([*run, "seed"])
+    found = rows.read(name, folder).sort_values([*_run(name), "seed"])
     return found.reindex(columns=[*found.columns, *(column for column in MEASURED if column not in found)])
 
 
-def curve(folder: Path) -> pd.DataFrame:
-    """The recipes at other lengths of pretraining."""
-    run = ("data", "variant", "recipe", "epochs")
-    return _recipes(changed_recipes("curve", folder), run)
+def recipes(name: str, folder: Path) -> pd.DataFrame:
+    """Curve or ablation: a line for all seeds of a run on one machine."""
+    columns = (*_run(name), *SEEDS, "minutes (plain step)", "loss", "hardware")
+    return table(grouped(changed_recipes(name, folder), *_run(name), "hardware", "precision"), columns)
 
 
-def ablation(folder: Path) -> pd.DataFrame:
-    """A recipe with one choice changed at a time."""
-    run = ("data", "variant", "recipe", "epochs", "change")
-    return _recipes(changed_recipes("ablation", folder), run)
-
-
-def _recipes(found: pd.DataFrame, run: tuple[str, ...]) -> pd.DataFrame:
-    """A line for all seeds of a run on one machine."""
-    return table(
-        grouped(found, *run, "hardware", "precision"), (*run, *SEEDS, "minutes (plain step)", "loss", "hardware")
-    )
+def _run(name: str) -> list[str]:
+    return [key for key in rows.KEYS[name] if key not in ("seed", "hardware", "precision")]
 
 
 def exposure_bins(folder: Path) -> pd.DataFrame:
@@ -62,7 +55,7 @@ def exposure_bins(folder: Path) -> pd.DataFrame:
         return found
     found["range"] = pd.cut(found["times"], TIMES_ASKED, right=False)
     found["all_times"] = found["times"] * found["n"]
-    run = [*rows.RUN[:-1], "epochs"]
+    run = [*rows.RUN[:-1], "epochs", "corpus"]
     bins = found.groupby([*run, "range"], observed=True, as_index=False).agg(
         first=("times", "min"),
         last=("times", "max"),
@@ -76,13 +69,10 @@ def exposure_bins(folder: Path) -> pd.DataFrame:
 def exposures(folder: Path) -> pd.DataFrame:
     """Right answers by how often the pretraining asked for the place."""
     found = exposure_bins(folder)
-    if len(found):
-        found["times"] = [
-            f"{a}" if a == b else f"{a} to {b}" for a, b in zip(found["first"], found["last"], strict=True)
-        ]
-        found["percent"] = found.apply(lambda part: percent(part["share"], part["n"]), axis=1)
-    cells = {name: f"{{{name}}}" for name in ("data", "variant", "recipe", "epochs")}
-    return lines(found, cells | {"times asked": "{times}", "questions": "{n}", "right (95 %)": "{percent}"})
+    found["asked"] = [" to ".join(map(str, sorted({row.first, row.last}))) for row in found.itertuples()]
+    found["percent"] = [percent(row.share, row.n) for row in found.itertuples()]
+    heads = "data | variant | recipe | epochs | times asked | questions | right (95 %)"
+    return lines(found, heads, "{data} | {variant} | {recipe} | {epochs} | {asked} | {n} | {percent}")
 
 
 def losses(folder: Path) -> pd.DataFrame:
@@ -146,7 +136,7 @@ def read_analysis(folder: Path, table: str = "analysis") -> pd.DataFrame:
     return found.assign(told=[f"{r.model}; {r.data}, {r.recipe}, seed {r.seed}" for r in found.itertuples()])
 
 
-def by_chance(row: pd.Series, name: str) -> str:
+def by_chance(row: Mapping[str, Any], name: str) -> str:
     """The share expected by chance, with its 95 % range: the columns NAME, NAME_low, NAME_high."""
     return f"{row[name]:.1%} ({100 * row[f'{name}_low']:.1f} to {100 * row[f'{name}_high']:.1f})"
 
@@ -157,16 +147,17 @@ def confidence(folder: Path) -> pd.DataFrame:
     if found.empty:
         return found
     found["dev"] = [percent(row.right / row.n, row.n) for row in found.itertuples()]
-    found["auroc_text"] = [
+    found["area"] = [
         "-" if math.isnan(value) else f"{value:.2f} ({low:.2f} to {high:.2f})"
         for value, low, high in found.reindex(columns=["auroc", "auroc_low", "auroc_high"]).to_numpy(float)
     ]
     for share in (25, 50, 75):
         at = surest[surest["percent"] == share].set_index("told").loc[found["told"]]
-        found[f"surest_{share}"] = [percent(row.share, row.n) for row in at.itertuples()]
-    cells = {"model": "{told}", "right, dev (95 %)": "{dev}", "ECE": "{ece:.3f}", "AUROC (95 %)": "{auroc_text}"}
-    cells |= {f"right of the surest {share} %": f"{{surest_{share}}}" for share in (25, 50, 75)}
-    return lines(found, cells | {"answered at 90 % right": "{coverage_at_90:.0%}"})
+        found[f"of_{share}"] = [percent(row.share, row.n) for row in at.itertuples()]
+    heads = "model | right, dev (95 %) | ECE | AUROC (95 %)"
+    heads += "".join(f" | right of the surest {share} %" for share in (25, 50, 75)) + " | answered at 90 % right"
+    line = "{told} | {dev} | {ece:.3f} | {area} | {of_25} | {of_50} | {of_75} | {coverage_at_90:.0%}"
+    return lines(found, heads, line)
 
 
 def kinds(folder: Path) -> pd.DataFrame:
@@ -203,89 +194,76 @@ def guesses(folder: Path) -> pd.DataFrame:
 def namesakes(folder: Path) -> pd.DataFrame:
     """Answers that are the birthplace of a train person of the same name."""
     found = read_analysis(folder, "analysis_namesakes")
-    found["percent"] = [percent(row.hits / row.n, row.n) for row in found.itertuples()]
-    found["by_chance"] = [by_chance(row, "chance") for _, row in found.iterrows()]
-    cells = {"model": "{told}", "people": "{people}", "name shared": "{same}", "number": "{n}"}
-    return lines(found, cells | {"namesake's place (95 %)": "{percent}", "by chance (95 %)": "{by_chance}"})
+    found["hit"] = [percent(row.hits / row.n, row.n) for row in found.itertuples()]
+    found["by_chance"] = [by_chance(row, "chance") for row in found.to_dict("records")]
+    heads = "model | people | name shared | number | namesake's place (95 %) | by chance (95 %)"
+    return lines(found, heads, "{told} | {people} | {same} | {n} | {hit} | {by_chance}")
 
 
 # ---------------------------------------------------------------- the machine
 
-
-def robustness(folder: Path) -> pd.DataFrame:
-    """What the programs survived."""
-    return lines(rows.read("robustness", folder), {"command": "`{command}`", "found": "{found} ({hardware})"})
-
-
-def speed(folder: Path) -> pd.DataFrame:
-    """The plain computation against the quick one."""
-    found = rows.read("speed", folder)
-    about = {"ratio": "{ratio:g}", "hardware": "{hardware}, torch {torch}"}
-    cells = {"what": "a step of {variant}, quick in {precision}"}
-    cells |= {"plain": "{plain_seconds:.3f} s", "quick": "{quick_seconds:.3f} s"} | about
-    steps = lines(found[found["what"] == "a step"], cells)
-    told = "a question of {n:.0f}, {characters:g} characters to answer ({identical:.0f} of {compared:.0f} the same)"
-    cells = {"what": told, "plain": "{plain_seconds:.4f} s", "quick": "{quick_seconds:.5f} s"} | about
-    return pd.concat([steps, lines(found[found["what"] == "a question"], cells)])
-
-
-def tricks(folder: Path) -> pd.DataFrame:
-    """How much longer a step takes with one trick left out."""
-    found = rows.read("speed", folder)
-    cells = {"a step of rope": "{change}", "takes, of the quick one": "{ratio:g}"}
-    return lines(found[found["what"] == "a step, one trick left out"], cells)
-
-
-def start_up(folder: Path) -> pd.DataFrame:
-    """How long the command line takes to start."""
-    found = rows.read("speed", folder)
-    found = found[found["what"].str.startswith("run.py")].reindex(columns=["what", "seconds"]).dropna()
-    return lines(found, {"command": "`{what}`", "takes": "{seconds:g} s"})
+# Tables with a line a row: of which table the rows are, the heads, and by `what` (a pattern) the line; see `lines`.
+PLAIN = {
+    "robustness": ("robustness", "command | found", {"": "`{command}` | {found} ({hardware})"}),
+    "speed": (
+        "speed",
+        "what | plain | quick | ratio | hardware",
+        {
+            "a step": "a step of {variant}, quick in {precision} | {plain_seconds:.3f} s | {quick_seconds:.3f} s | "
+            "{ratio:g} | {hardware}, torch {torch}",
+            "a question": "a question of {n:.0f}, {characters:g} characters to answer ({identical:.0f} of "
+            "{compared:.0f} the same) | {plain_seconds:.4f} s | {quick_seconds:.5f} s | {ratio:g} | "
+            "{hardware}, torch {torch}",
+        },
+    ),
+    "tricks": ("speed", "a step of rope | takes, of the quick one", {"a step, one .*": "{change} | {ratio:g}"}),
+    "start_up": ("speed", "command | takes", {"run.py (--help|.* first step)": "`{what}` | {seconds:g} s"}),
+    "processes": (
+        "processes",
+        "model | parameters | processes | a step | tokens/s | memory in all | hardware",
+        {"": "{size} | {parameters:,} | {processes} | {seconds:.2f} s | {tokens:,} | {memory_mb:,} MB | {hardware}"},
+    ),
+}
 
 
-def processes(folder: Path) -> pd.DataFrame:
-    """What several processes cost and bring."""
-    cells = {"model": "{size}", "parameters": "{parameters:,}", "processes": "{processes}", "a step": "{seconds:.2f} s"}
-    cells |= {"tokens/s": "{tokens:,}", "memory in all": "{memory_mb:,} MB", "hardware": "{hardware}"}
-    return lines(rows.read("processes", folder), cells)
+def plain(name: str, folder: Path) -> pd.DataFrame:
+    """A table of PLAIN."""
+    source, heads, kinds = PLAIN[name]
+    found = rows.read(source, folder)
+    what = found.get("what", pd.Series(dtype=str))
+    return pd.concat(
+        [lines(found[what.str.fullmatch(kind)] if kind else found, heads, line) for kind, line in kinds.items()]
+    )
+
+
+def spread(found: pd.DataFrame, line: str, column: str, value: str, form: str) -> pd.DataFrame:
+    """A line for each value of one column, and a column for each of another, in order of the rows."""
+    cells = found.pivot(index=line, columns=column, values=value).map(form.format)
+    return cells.loc[found[line].unique(), found[column].unique()].rename_axis(columns=None).reset_index()
 
 
 def beside(folder: Path) -> pd.DataFrame:
     """A step alone and beside a busy program, a column for each way to train."""
     found = rows.read("processes_beside", folder)
     if found.empty:
-        return pd.DataFrame()
-    found["a step of"] = found["recipe"] + np.where(found["busy"], ", beside a busy program", "")
-    ways = found.pivot(index="a step of", columns="way", values="seconds").map("{:.2f} s".format)
-    ways = ways.loc[found["a step of"].unique(), found["way"].unique()]
-    return ways.rename_axis(columns=None).reset_index()
+        return found
+    found["a step of"] = found["recipe"] + found["busy"].map({False: "", True: ", beside a busy program"})
+    return spread(found, "a step of", "way", "seconds", "{:.2f} s")
 
 
 def proof(folder: Path) -> pd.DataFrame:
     """How far a training on several processes lies from one on one process."""
     found = rows.read("processes_proof", folder)
     if found.empty:
-        return pd.DataFrame()
-    apart = found.pivot(index="processes", columns="tensor", values="difference")
-    apart = apart[["the loss", "all parameters", "the worst matrix"]].map("{:.1e}".format)
-    return apart.rename_axis(columns=None).reset_index()
+        return found
+    found = found[found["tensor"].isin(("the loss", "all parameters", "the worst matrix"))]
+    return spread(found, "processes", "tensor", "difference", "{:.1e}")
 
 
-TABLES = {
-    "curve": curve,
-    "ablation": ablation,
-    "exposures": exposures,
-    "losses": losses,
-    "positions": positions,
-    "confidence": confidence,
-    "kinds": kinds,
-    "guesses": guesses,
-    "namesakes": namesakes,
-    "robustness": robustness,
-    "speed": speed,
-    "tricks": tricks,
-    "start_up": start_up,
-    "processes": processes,
+TABLES: dict[str, Callable[[Path], pd.DataFrame]] = {
+    **{name: partial(recipes, name) for name in ("curve", "ablation")},
+    **{table.__name__: table for table in (exposures, losses, positions, confidence, kinds, guesses, namesakes)},
+    **{name: partial(plain, name) for name in PLAIN},
     "beside": beside,
     "proof": proof,
 }

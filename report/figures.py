@@ -6,45 +6,46 @@ draws beside the rows every figure that they suffice for. Data and recipe are th
 """
 
 import argparse
-import math
-import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from engine.recipes import MAIN_RECIPE
 from report import experiment_tables, rows, tables
 from utils import atomic_write, cli
 
-BLUE, RED, GREEN, GREY, LIGHT = "#2a6f97", "#c1121f", "#2b9348", "#8a9199", "#b0b7bf"
+WIDTH = 4.8  # inches; narrow enough to be read on a telephone
+BLUE, ORANGE, RED, GREY, LIGHT = "#2a6f97", "#d98324", "#c1121f", "#68717a", "#b0b7bf"
 mpl.rcParams.update(
     {
         "font.size": 9,
-        "axes.titlesize": 10,
+        "axes.titlesize": 9,
+        "figure.titlesize": 9,
+        "figure.labelsize": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.axisbelow": True,
         "axes.grid": True,
         "grid.color": "#e4e7ea",
-        "axes.prop_cycle": mpl.cycler(color=[BLUE, RED, GREEN, "#e09f3e", "#6a4c93", GREY]),
+        "axes.prop_cycle": mpl.cycler(color=[BLUE, ORANGE, "#2b9348", "#6a4c93", GREY]),
         "errorbar.capsize": 3,
         "lines.markersize": 4,
-        "legend.frameon": False,
         "legend.fontsize": 8,
+        "legend.framealpha": 1,
         "savefig.dpi": 160,
         "pdf.fonttype": 42,  # whole fonts, so that the text of a PDF can be searched
     }
 )
-RIGHT = "correct dev answers, % (95 % interval)"
+CORRECT = "correct dev answers, % (95 % interval)"
 
 
 def save(figure: Figure | None, path: Path) -> None:
@@ -63,154 +64,228 @@ def reach(share: float, n: int) -> tuple[float, float, float]:
     return 100 * share, max(0.0, 100 * (share - low)), max(0.0, 100 * (high - share))
 
 
+def note(axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, float], **style: object) -> None:
+    """Write a text beside a point, at a distance in printer's points."""
+    axes.annotate(text, at, shift, textcoords="offset points", **{"fontsize": 8} | style)
+
+
+def goal(variant: str) -> str:
+    """The handout's bar for a pretrained model, as a figure names it."""
+    return tables.bar(variant).replace("%", " %")
+
+
+def of_one_data(found: pd.DataFrame, data: str | None) -> pd.DataFrame:
+    """The rows of one data set: the one named, or the one with most rows."""
+    names = found["data"].tolist()
+    return found[found["data"] == (data or max(names, key=names.count, default=""))]
+
+
 # ---------------------------------------------------------------- bars
 
 
 class Bar(NamedTuple):
-    """A bar of a figure: label, a share of n questions, colour, the handout's bar, the shares of single seeds."""
+    """A bar: a share of n questions, the shares of single seeds, what is written at its end, its colour."""
 
-    label: str
     share: float
     n: int
-    colour: str
-    goal: float = math.nan
     seeds: Sequence[float] = ()
+    name: str = ""
+    colour: str = BLUE
 
 
-def bars(bars: list[Bar], title: str) -> Figure | None:
-    """Bars with 95 % intervals, one below the other."""
-    if not bars:
+def bars(groups: dict[str, list[Bar]], title: str, label: str = CORRECT) -> Figure | None:
+    """Bars with 95 % intervals, one below the other, in groups with names; their middles are the ticks of y."""
+    if not groups:
         return None
-    figure = Figure(figsize=(7, 1.2 + 0.4 * len(bars)), layout="constrained")
-    axes = figure.subplots()
-    for y, bar in enumerate(bars):
-        share, down, up = reach(bar.share, bar.n)
-        axes.barh(y, share, xerr=[[down], [up]], height=0.6, color=bar.colour)
-        axes.annotate(f"{share:.1f}%", (share + up, y), (5, 0), textcoords="offset points", va="center")
-        axes.plot([100 * bar.goal] * 2, [y - 0.38, y + 0.38], color=RED, linewidth=2)
-        if len(bar.seeds) > 1:
-            circles = [100 * seed for seed in bar.seeds]
-            axes.scatter(circles, [y] * len(circles), s=14, color="white", edgecolors="black", zorder=3)
-    axes.set_title(title)
-    axes.set_xlabel(RIGHT)
-    axes.set_yticks(range(len(bars)), [bar.label for bar in bars])
-    axes.invert_yaxis()
-    axes.margins(x=0.15)
+    gap = 0.8 if any(len(group) > 1 for group in groups.values()) else 0.4
+    heights = [len(group) + gap for group in groups.values()]
+    figure = Figure(figsize=(WIDTH, 0.8 + 0.25 * sum(heights)), layout="constrained")
+    axes, top, longest = figure.subplots(), 0.0, 0.0
+    for group, height in zip(groups.values(), heights, strict=True):
+        for y, bar in enumerate(group):
+            share, down, up = reach(bar.share, bar.n)
+            seeds = [100 * seed for seed in bar.seeds] if len(bar.seeds) > 1 else []
+            end = max([share + up, *seeds])
+            axes.barh(top + y, share, xerr=[[down], [up]], height=0.8, color=bar.colour)
+            axes.scatter(seeds, [top + y] * len(seeds), s=12, color="white", edgecolors="black", zorder=3)
+            note(axes, f"{share:.1f} % {bar.name}", (end, top + y), (5, 0), va="center")
+            longest = max(longest, end)
+        top += height
+    if any(len(bar.seeds) > 1 for group in groups.values() for bar in group):
+        label += "\ncircles: single seeds"
+    figure.suptitle(title)
+    axes.set(xlabel=label, xlim=(0, 1.45 * longest), ylim=(top - gap, -1))
+    axes.set_yticks(np.cumsum([0, *heights[:-1]]) + [(height - gap - 1) / 2 for height in heights], groups)
+    axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
-    if any(bar.goal > 0 for bar in bars):
-        axes.legend(handles=[Line2D([], [], color=RED, linewidth=2, label="the handout's bar")], loc="upper right")
     return figure
 
 
-def bar_of(group: pd.DataFrame, label: str, colour: str) -> Bar:
-    """The bar of a model: its rows, one a seed."""
-    first, seeds = group.iloc[0], group["dev"].tolist()
-    return Bar(group[label].iloc[0], group["dev"].mean(), first["n"], colour, first["bar"], seeds)
-
-
 def accuracy(folder: Path, data: str, recipe: str) -> Figure | None:
-    """The handout's models."""
-    groups = tables.chosen(tables.read_models(folder), data=data, recipe=recipe)
-    found = [bar_of(group, "model", LIGHT if group["bar"].isna().all() else BLUE) for group in groups]
-    return bars(found, f"{data} data, recipe {recipe}")
+    """The handout's models on dev, and on test where its answers are known, with the handout's bars."""
+    models = tables.chosen(tables.read_models(folder), data=data, recipe=recipe)
+    if not models:
+        return None
+    groups = {}
+    for model in models:
+        parts = {"dev": ("n", BLUE), "test": ("test_n", "#8db9d3")}
+        groups[model["model"].iloc[0]] = [
+            Bar(model[part].mean(), model[n].iloc[0], model[part], part, colour)
+            for part, (n, colour) in parts.items()
+            if model[part].notna().all()
+        ]
+    title = f"{rows.about_data(pd.concat(models))}, recipe {recipe}"
+    figure = bars(groups, title, "correct answers, % (95 % interval)")
+    axes = figure.axes[0]
+    for y, model, group in zip(axes.get_yticks(), models, groups.values(), strict=True):
+        if model["bar"].notna().all():
+            at, half = 100 * model["bar"].iloc[0], len(group) / 2
+            axes.plot([at, at], [y - half - 0.05, y + half], color=RED, linewidth=1.5)
+            note(axes, goal(model["variant"].iloc[0]), (at, y - half), (0, 2), ha="center", color=RED)
+    return figure
 
 
 def ablation(folder: Path) -> Figure | None:
-    """A recipe with one choice changed at a time; of several recipes, the one with most rows."""
+    """A recipe with one choice changed at a time; of several runs, the one with the longest pretraining."""
     found = experiment_tables.changed_recipes("ablation", folder)
     runs = tables.grouped(found, "data", "variant", "recipe", "epochs", "hardware", "precision")
     if not runs:
         return None
-    run = max(runs, key=len)
-    changes = [bar_of(group, "change", BLUE if name == "as it is" else LIGHT) for name, group in run.groupby("change")]
-    title = "{data} data, {variant}, {recipe}, {epochs} epochs".format(**run.iloc[0])
-    return bars(sorted(changes, key=lambda bar: -bar.share), title)
-
-
-def sensitivity(folder: Path) -> Figure | None:
-    """Part 4: both wordings, our models and the LLMs; of a reply the place that is read from it."""
-    found = []
-    for pair in tables.compared(folder).to_dict("records"):
-        for wording, colour in zip(tables.WORDINGS, (BLUE, RED), strict=True):
-            read = pair[f"read_{wording}"]
-            share = pair[f"exact_{wording}"] if pd.isna(read) else read
-            name = f"{pair['model'].rpartition('/')[2]}, {pair['data']} data\n{tables.ASKED[pair['prompt']]}, {wording}"
-            if not pd.isna(share):
-                found.append(Bar(name, share, pair["n"], colour))
-    return bars(found, " or ".join(tables.WORDINGS.values()))
-
-
-# ---------------------------------------------------------------- lines
-
-
-class Line(NamedTuple):
-    """A line of a figure: its panel, its label, and points (x, y, how far the interval reaches down and up)."""
-
-    panel: str
-    label: str
-    points: list[tuple[float, float, float, float]]
-
-
-def panels(lines: list[Line], x: str, y: str, log: str = "") -> Figure | None:
-    """Lines in panels side by side; labels of the axes, and which of these are logarithmic: "x", "xy"."""
-    if not lines:
-        return None
-    titles = list(dict.fromkeys(line.panel for line in lines))
-    figure = Figure(figsize=(4.6 * len(titles), 3.6), layout="constrained")
-    for axes, title in zip(figure.subplots(1, len(titles), sharey=True, squeeze=False)[0], titles, strict=True):
-        for line in (line for line in lines if line.panel == title):
-            at, value, down, up = zip(*sorted(line.points), strict=True)
-            axes.errorbar(at, value, [down, up] if any(up) else None, marker="o", label=line.label)
-        for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
-            if name in log:
-                axes.set(**{f"{name}scale": "log"})
-                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axis.set_major_formatter("{x:g}")
-                axis.set_tick_params(which="minor", length=0, labelbottom=False, labelleft=False)
-        if "y" not in log:
-            axes.set_ylim(bottom=0)
-        axes.set_title(title)
-        axes.set_xlabel(x)
-        axes.legend()
-    figure.axes[0].set_ylabel(y)
+    run = max(runs, key=lambda run: (run["epochs"].iloc[0], len(run)))
+    changes = {}
+    for name, seeds in run.groupby("change"):
+        colour = BLUE if name == "as it is" else LIGHT
+        changes[name] = [Bar(seeds["dev"].mean(), seeds["n"].iloc[0], seeds["dev"], "", colour)]
+    ordered = sorted(changes.items(), key=lambda change: (change[0] != "as it is", -change[1][0].share))
+    title = f"{rows.about_data(run)}, " + "{variant}, recipe {recipe}, {epochs:.0f} epochs".format(**run.iloc[0])
+    figure = bars(dict(ordered), title, f"{CORRECT}\nshaded: that of the recipe as it is")
+    for bar in changes.get("as it is", ()):
+        share, down, up = reach(bar.share, bar.n)
+        figure.axes[0].axvspan(share - down, share + up, color=BLUE, alpha=0.15, linewidth=0, zorder=0)
     return figure
 
 
-def curve(folder: Path) -> Figure | None:
-    """Accuracy by minutes of training, on the data with most rows, a line a recipe."""
-    trained = experiment_tables.changed_recipes("curve", folder)
-    found = pd.concat([trained, tables.read_models(folder).query("bar.notna()").assign(epochs=-1)])
-    lines = []
-    for run in tables.grouped(found[found["data"].isin(found["data"].mode()[:1])], "variant", "recipe"):
-        run = rows.select(run)
-        where = re.sub("NVIDIA |, AVX.*", "", run["hardware"].iloc[0])
-        parts = tables.grouped(run, "epochs")
-        points = [(part["seconds"].mean() / 60, *reach(part["dev"].mean(), part["n"].iloc[0])) for part in parts]
-        lines.append(Line("{variant}, {data} data".format(**run.iloc[0]), f"{run['recipe'].iloc[0]} ({where})", points))
-    return panels(lines, "minutes of training", RIGHT, log="x")
+def sensitivity(folder: Path, data: str | None = None) -> Figure | None:
+    """Part 4: both wordings, our models and the LLMs; of a reply the place that is read from it."""
+    groups = {}
+    for pair in of_one_data(tables.compared(folder), data).to_dict("records"):
+        version = rows.version([pair["corpus"]]) if pair["data"] == "own" else ""
+        told = (pair["model"].rpartition("/")[2], tables.ASKED[pair["prompt"]], version)
+        group = groups.setdefault("\n".join(filter(None, told)), [])
+        for wording, colour in zip(tables.WORDINGS, (BLUE, ORANGE), strict=True):
+            read, exact = pair[f"read_{wording}"], pair[f"exact_{wording}"]
+            share = exact if pd.isna(read) else read
+            if not pd.isna(share):
+                group.append(Bar(share, pair["n"], (), wording, colour))
+    title = "\n".join(f"{name}: {wording}" for name, wording in tables.WORDINGS.items())
+    return bars(groups, title, f"{CORRECT};\nof an LLM, the place read from its reply")
 
 
-def exposures(folder: Path) -> Figure | None:
+# ---------------------------------------------------------------- points and lines
+
+
+def panels(titles: Sequence[str], x: str, y: str, heading: str = "", height: float = 2.4) -> tuple[Figure, list[Axes]]:
+    """Empty panels, one below the other, with common axes."""
+    figure = Figure(figsize=(WIDTH, 0.6 + height * len(titles)), layout="constrained")
+    found = list(figure.subplots(len(titles), 1, sharex=True, sharey=True, squeeze=False)[:, 0])
+    for axes, title in zip(found, titles, strict=True):
+        axes.set_title(title)
+    found[-1].set_xlabel(x)
+    figure.supylabel(y)
+    figure.suptitle(heading)
+    return figure, found
+
+
+def legend(figure: Figure) -> None:
+    """What the lines are, below the panels, where it cannot be taken for data."""
+    lines = {name: line for axes in figure.axes for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=2)
+
+
+def logarithmic(axes: Axes, *names: str) -> None:
+    """Make the axes "x" or "y" logarithmic, with plain numbers."""
+    for name in names:
+        axes.set(**{f"{name}scale": "log"})
+        axis = getattr(axes, f"{name}axis")
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:,g}")
+        axis.set_minor_locator(NullLocator())
+
+
+def reference(axes: Axes, value: float, name: str) -> None:
+    """A horizontal line with its name at its left end."""
+    axes.axhline(value, color=RED, linestyle="--", linewidth=1)
+    note(axes, name, (0, value), (4, 2), xycoords=("axes fraction", "data"), color=RED)
+
+
+def intervals(axes: Axes, x: Iterable[float], shares: Iterable[float], n: Iterable[int], **style: object) -> None:
+    """Shares of n questions with their intervals, as points."""
+    y, down, up = zip(*map(reach, shares, n), strict=True)
+    axes.errorbar(x, y, [down, up], **{"marker": "o", "linestyle": "none"} | style)
+
+
+def curve(folder: Path, data: str | None = None) -> Figure | None:
+    """Accuracy by the characters that a model was trained on, a line for each recipe."""
+    shorter = experiment_tables.changed_recipes("curve", folder)
+    whole = tables.read_models(folder).query("bar.notna()").assign(epochs=np.inf)
+    found = of_one_data(pd.concat([shorter, whole]), data)
+    found = pd.concat([found[:0], *map(rows.select, tables.grouped(found, "variant", "recipe", "epochs"))])
+    found = found.dropna(subset="tokens").sort_values("tokens")
+    if len(found.groupby(["recipe", "epochs"])) < 2:
+        return None
+    heading = rows.about_data(found)
+    if np.isfinite(found["epochs"]).any():
+        heading += "\nnumbers: epochs of a shorter pretraining"
+    colours = {recipe: f"C{i}" for i, recipe in enumerate(found["recipe"].unique())}
+    x = "characters trained on, millions (pretraining and finetuning)"
+    figure, panel = panels([*tables.BARS], x, CORRECT, heading)
+    for axes, variant in zip(panel, tables.BARS, strict=True):
+        mine = found[found["variant"] == variant]
+        for recipe, run in mine.groupby("recipe"):
+            seeds = run.groupby("epochs")[["tokens", "dev", "n"]].mean()
+            intervals(axes, seeds["tokens"] / 1e6, seeds["dev"], seeds["n"], color=colours[recipe], linestyle="-")
+            for epochs, point in seeds.iterrows():
+                name, shift = (f"{epochs:.0f}", -14) if np.isfinite(epochs) else (recipe, 6)
+                note(axes, name, (point["tokens"] / 1e6, 100 * point["dev"]), (shift, 4), color=colours[recipe])
+        reference(axes, 100 * tables.BARS[variant], goal(variant))
+    axes.set_ylim(0, 100)
+    axes.margins(x=0.15)
+    logarithmic(axes, "x")
+    return figure
+
+
+def exposures(folder: Path, data: str | None = None) -> Figure | None:
     """Accuracy by how often the pretraining asked for the place, without ranges of few people."""
-    lines = []
-    for run in tables.grouped(experiment_tables.exposure_bins(folder), "variant", "data", "recipe", "epochs"):
-        told = run.iloc[0]
-        if points := [(part.mean, *reach(part.share, part.n)) for part in run.itertuples() if part.n >= 20]:
-            lines.append(Line(f"{told.variant}, {told.data} data", f"{told.recipe}, {told.epochs} epochs", points))
-    return panels(lines, "times that the pretraining asked for the place", RIGHT)
+    found = of_one_data(experiment_tables.exposure_bins(folder), data)
+    if len(found):
+        found = found[found["n"] >= 20].sort_values("variant", ascending=False, kind="stable")
+    runs = tables.grouped(found, "variant", "recipe", "epochs")
+    if not runs:
+        return None
+    titles = ["{variant}, recipe {recipe}, {epochs:.0f} epochs".format(**run.iloc[0]) for run in runs]
+    figure, panel = panels(titles, "times that the pretraining asked for the place", CORRECT, rows.about_data(found))
+    for axes, run in zip(panel, runs, strict=True):
+        intervals(axes, run["mean"], run["share"], run["n"])
+    axes.set_ylim(0, 100)
+    return figure
 
 
 def losses(folder: Path) -> Figure | None:
     """Losses of the handout's recipe by steps: those of two students, and ours."""
-    found, lines = rows.read("losses", folder), []
-    for variant, students in experiment_tables.STUDENTS.items() if len(found) else ():
-        for i, values in enumerate(students, 1):
-            steps = zip(experiment_tables.STEPS, values, strict=True)
-            lines.append(Line(variant, f"student {i}", [(step, loss, 0, 0) for step, loss in steps]))
+    found = rows.read("losses", folder)
+    if found.empty:
+        return None
+    figure, panel = panels([*tables.BARS], "training step", "loss, mean over 230 steps")
+    for axes, variant in zip(panel, tables.BARS, strict=True):
+        for i, values in enumerate(experiment_tables.STUDENTS[variant], 1):
+            style = {"color": GREY, "linestyle": "--", "marker": "^s"[i - 1]}
+            axes.plot(experiment_tables.STEPS, values, label=f"student {i}, public log", **style)
         for run in tables.grouped(found[found["variant"] == variant], *rows.TRAINED):
             label = "ours, seed {seed}, {data} data".format(**run.iloc[0])
-            lines.append(Line(variant, label, [(row.step, row.loss, 0, 0) for row in run.itertuples()]))
-    return panels(lines, "training step", "loss, mean over 230 steps", log="xy")
+            axes.plot(run["step"], run["loss"], marker="o", label=label)
+    logarithmic(axes, "x", "y")
+    legend(figure)
+    return figure
 
 
 def positions(folder: Path) -> Figure | None:
@@ -218,48 +293,47 @@ def positions(folder: Path) -> Figure | None:
     found = experiment_tables.select_positions(folder)
     if found.empty:
         return None
-    figure = Figure(figsize=(6.2, 3.8), layout="constrained")
-    axes, longest = figure.subplots(), found["last"].max()
+    title = f"{rows.about_data(found)}; mean of {found['seed'].nunique()} seeds, 95 % band"
+    figure, (axes,) = panels([""], "position in the window", "loss on held-out text, nats a character", title, 3.2)
+    longest = found["last"].max()
     for kind, dashes in zip(tables.grouped(found, "positions"), ("-", "--", "-", ":"), strict=False):
         ranges = kind.groupby(["first", "last"])["loss"]
         mean, band = ranges.mean(), [tables.student(seeds.tolist()) for _, seeds in ranges]
-        x = mean.index.to_frame().mean(axis=1)  # the middle of each range
-        (line,) = axes.plot(x, mean, dashes, linewidth=2, label=kind["positions"].iloc[0])
+        x, end = mean.index.to_frame().mean(axis=1), kind["last"].max()  # the middle of each range
+        label = f"positions: {kind['positions'].iloc[0]}" + (f" (none after {end})" if end < longest else "")
+        (line,) = axes.plot(x, mean, dashes, linewidth=2, label=label)
         axes.fill_between(x, *zip(*band, strict=True), color=line.get_color(), alpha=0.18, linewidth=0)
-        if kind["last"].max() < longest:
-            axes.plot(x.iloc[-1], mean.iloc[-1], "X", color=line.get_color(), markersize=9)
     trained = found[found["positions"] == "learned"]["last"].max()
     axes.axvline(trained + 0.5, color="black", linewidth=1)
-    axes.annotate(" trained up to here", (trained + 0.5, 0.98), xycoords=("data", "axes fraction"), va="top")
+    axes.text(trained - 3, axes.get_ylim()[1], "trained\nup to here", ha="right", va="top")
     axes.set_xlim(1, longest)
-    axes.set_xlabel("position in the window")
-    axes.set_ylabel("loss on held-out text, nats a character")
-    axes.set_title(f"Next character, by kind of positions; mean of {found['seed'].nunique()} seeds, 95 % band")
-    axes.legend(title="positions")
+    legend(figure)
     return figure
 
 
-def analysis(folder: Path) -> Figure | None:
+def analysis(folder: Path, data: str | None = None) -> Figure | None:
     """Two panels: the share right by confidence, and by how many questions are answered."""
     bins, coverage = (experiment_tables.read_analysis(folder, f"analysis_{name}") for name in ("bins", "coverage"))
+    bins = bins[bins["data"] == data] if data else bins
     if bins.empty:
         return None
-    figure = Figure(figsize=(3.4, 5.6), layout="constrained")
-    calibrated, covered = figure.subplots(2, 1)
-    calibrated.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1)
-    covered.axhline(90, color=GREY, linestyle=":", linewidth=1)
     run = ["data", "recipe", "seed"]
-    first = (bins[run] == bins[run].iloc[0]).all(axis=1)
-    for told, marker in zip(bins[first]["told"].unique(), "os", strict=False):
-        points, curve = (found[found["told"] == told] for found in (bins, coverage))
-        y, down, up = zip(*(reach(row.right / row.n, row.n) for row in points.itertuples()), strict=True)
-        calibrated.errorbar(100 * points["confidence"], y, [down, up], marker=marker)
-        covered.plot(curve["percent"], 100 * curve["share"], marker=marker, label=told.partition(";")[0])
-    calibrated.set(xlabel="mean confidence of a tenth of the answers, %", ylabel="correct, % (95 % interval)")
-    covered.set(xlabel="questions answered, surest first, %", ylabel="correct among these, %")
-    for axes in (calibrated, covered):
-        axes.set(xlim=(0, 102), ylim=(0, 104))
-    covered.legend(loc="lower left")
+    first = bins[(bins[run] == bins[run].iloc[0]).all(axis=1)]
+    figure = Figure(figsize=(WIDTH, 5.8), layout="constrained")
+    calibrated, covered = figure.subplots(2, 1)
+    for told, marker in zip(first["told"].unique(), "os", strict=False):
+        points, line = (found[found["told"] == told] for found in (bins, coverage))
+        style = {"marker": marker, "linestyle": "-"}
+        intervals(calibrated, 100 * points["confidence"], points["right"] / points["n"], points["n"], **style)
+        covered.plot(line["percent"], 100 * line["share"], label=told.partition(";")[0], **style)
+    calibrated.plot([0, 100], [0, 100], color=RED, linestyle="--", linewidth=1, label="confidence = accuracy")
+    reference(covered, 90, "90 %")
+    calibrated.set(title="calibration: the answers in ten parts, by confidence", xlabel="mean confidence of a part, %")
+    covered.set(title="abstention: only the surest are answered", xlabel="questions answered, %")
+    for axes, label in ((calibrated, "correct, % (95 % interval)"), (covered, "correct among these, %")):
+        axes.set(xlim=(0, 102), ylim=(0, 104), ylabel=label)
+    figure.suptitle("{}, recipe {recipe}, seed {seed:.0f}".format(rows.about_data(first), **first.iloc[0]))
+    legend(figure)
     return figure
 
 

@@ -1,85 +1,131 @@
 """One page of results for the browser: the table, the figures, every dev question with the models' answers.
 
-    python report/page.py [--results FOLDER] [--data_name own] [--recipe fast]
+    python report/page.py [--results FOLDER] [--data FOLDER] [--data_name own] [--recipe fast]
 
-writes index.html beside the rows and figures: one file that loads nothing, made from report/page.html. The questions
-are those of experiments/confidence.py.
+writes index.html beside the rows: one file that loads nothing, made from report/page.html. The questions are those of
+experiments/confidence.py. What the rows hold of a person beside that can be opened: the reworded question's answer
+(make run), an LLM's replies (make llm), and the person's document, if it is that of the corpus in the folder of data.
 """
 
 import argparse
 import base64
+import io
 import json
 import re
 import sys
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from engine.recipes import MAIN_RECIPE
-from report import rows, tables
-from utils import UserError, cli, read_text, write_text
+from report import figures, rows, tables
+from utils import UserError, cli, fingerprint, read_text, write_text
 
 COLUMNS = ("model", "seeds", "dev (95 %)", "test (95 %)", "bar", "seconds", "hardware")
 ASKED = ("rope, pretrained", "vanilla, pretrained", "vanilla without pretraining")
-FIGURES = {
-    "accuracy.png": "Accuracy of each model on dev, with 95 % intervals and the handout's bars.",
-    "curve.png": "Accuracy on dev by minutes of training, for each recipe, on the data that the panels name.",
-    "analysis.png": "Accuracy by confidence, and among the surest answers alone, if the model may abstain.",
+# Figures of one data set, and their captions.
+FIGURES: dict[Callable[..., Figure | None], str] = {
+    figures.accuracy: "Correct answers of each model, with the handout's bars (red).",
+    figures.curve: "Correct answers by the amount of text that each recipe trains on.",
+    figures.analysis: "Correct answers by confidence, and among the surest answers alone, if the model may abstain.",
+    figures.sensitivity: "Correct answers to the original and to the reworded question, of our model and of LLMs.",
 }
 
 
-def figure(path: Path) -> str:
-    """HTML: a figure inside the page, with its caption."""
-    data, text = base64.b64encode(path.read_bytes()).decode(), FIGURES[path.name]
+def shown(figure: Figure | None, text: str) -> str:
+    """HTML: a figure inside the page, with its caption; nothing if there is none."""
+    if figure is None:
+        return ""
+    figure.savefig(file := io.BytesIO(), format="png", metadata={"Software": None})
+    data = base64.b64encode(file.getvalue()).decode()
     return f'<figure><img src="data:image/png;base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
 
-def answers(asked: pd.DataFrame) -> list[dict]:
-    """A model's answers and what the page calls them. A model that has read no documents retrieves nothing."""
-    retrieved = asked["in_document"] & ~asked["model"].str.contains("without")
-    kind = np.select([~asked["right"], retrieved], ["made up", "retrieved"], "not retrieved")
-    return asked[["answer", "right", "confidence"]].assign(kind=kind).to_dict("records")
+def questions(folder: Path, data: str, recipe: str) -> pd.DataFrame:
+    """A row for each dev question and model, in order of ASKED, with the kind of answer. UserError: rows are missing.
 
-
-def people(folder: Path, data: str, recipe: str) -> list[dict]:
-    """Every person of dev with the answers of all models, in order of ASKED. UserError: rows are missing."""
-    found = rows.read("analysis_questions", folder)
-    found = rows.select(found, data=data, recipe=recipe)
-    found = found[found["seed"] == found["seed"].min()]
-    asked = [found[found["model"] == model] for model in ASKED]
-    names = [list(zip(one["name"], one["truth"], strict=True)) for one in asked if len(one)]
-    if len(names) < len(ASKED) or any(one != names[0] for one in names):
+    A right answer is retrieved if it stands in the person's document and the model has read that; a wrong one that
+    stands there is misread, any other is made up.
+    """
+    found = rows.select(rows.read("analysis_questions", folder), data=data, recipe=recipe)
+    found = found[(found["seed"] == found["seed"].min()) & found["model"].isin(ASKED)]
+    asked = [one[["name", "truth"]].to_numpy().tolist() for one in tables.grouped(found, "model")]
+    if len(asked) < len(ASKED) or any(one != asked[0] for one in asked):
         raise UserError(
             f"{folder / 'analysis_questions.csv'}: holds no three models that were asked the same questions "
             f"(data {data}, recipe {recipe}); `python experiments/confidence.py --results {folder}` makes its rows"
         )
-    told = zip(*map(answers, asked), strict=True)
-    return [{"name": n, "truth": t, "answers": each} for (n, t), each in zip(names[0], told, strict=True)]
+    read = found["in_document"] & ~found["model"].str.contains("without")
+    kinds = [found["right"] & read, found["right"], read]
+    found["kind"] = np.select(kinds, ["retrieved", "not retrieved", "misread"], "made up")
+    found["model"] = pd.Categorical(found["model"], ASKED)
+    return found.sort_values("model", kind="stable")
 
 
-def page(folder: Path, data: str, recipe: str) -> str:
+def details(folder: Path, asked: pd.DataFrame, corpus: str) -> dict[str, list[tuple[str, str]]]:
+    """By name what can be opened about a person: titles and texts."""
+    first, found = asked.iloc[0], {name: [] for name in asked["name"]}
+    if fingerprint(corpus) == first["corpus"]:
+        for line in corpus.split("\n"):
+            if (name := line.partition(". ")[0]) in found:
+                found[name].append(("document", line))
+    run = {name: first[name] for name in ("data", "corpus")}
+    reworded = rows.select(
+        rows.read("sensitivity_questions", folder), **run, recipe=first["recipe"], seed=first["seed"]
+    )
+    replies = rows.read("modern_llm_replies", folder)
+    for row in reworded.itertuples():
+        found.get(row.name, []).append(("rope, pretrained, reworded question", row.reworded_answer))
+    for row in replies[(replies[[*run]] == pd.Series(run)).all(axis=1)].itertuples():
+        title = f"{row.model}, {tables.ASKED[row.prompt]}, {row.template} question"
+        found.get(row.name, []).append((title, row.reply))
+    return found
+
+
+def page(folder: Path, data_folder: Path, data: str = "own", recipe: str = MAIN_RECIPE) -> str:
     """The page of a folder of results. UserError: it lacks rows."""
     models = tables.chosen(tables.read_models(folder), data=data, recipe=recipe)
     if not models:
         raise UserError(f"{folder / 'accuracy.csv'}: no row of data {data}, recipe {recipe}; `make run` makes them")
-    found = json.dumps({"models": ASKED, "people": people(folder, data, recipe)}, ensure_ascii=False)
+    asked, corpus = questions(folder, data, recipe), read_text(data_folder / "wiki.txt")
+    opened = details(folder, asked, corpus)
+    people = [
+        {"name": first["name"], "truth": first["truth"], "details": opened[first["name"]]}
+        | {"answers": [{key: answer[key] for key in ("answer", "right", "confidence", "kind")} for answer in answers]}
+        for answers in zip(*(one.to_dict("records") for one in tables.grouped(asked, "model")), strict=True)
+        for first in answers[:1]
+    ]
+    found = json.dumps({"models": ASKED, "people": people}, ensure_ascii=False)
+    wrong = asked[~asked["right"] & ~asked["model"].str.contains("without")]
     parts = {"table": tables.html(tables.table(models, COLUMNS)), "data": escape(data), "recipe": escape(recipe)}
-    parts["answers"] = found.replace("<", "\\u003c")
-    parts["figures"] = "\n".join(figure(folder / name) for name in FIGURES if (folder / name).exists())
+    parts |= {"answers": found.replace("<", "\\u003c"), "wrong": len(wrong), "misread": sum(wrong["kind"] == "misread")}
+    parts["figures"] = "\n".join(
+        shown(make(folder, data, recipe) if make is figures.accuracy else make(folder, data), text)
+        for make, text in FIGURES.items()
+    )
+    made, today, parts["version"] = asked["corpus"].iloc[0], fingerprint(corpus), ""
+    if made != today:
+        versions = f"{made[:7]}; today's is {today[:7]}"
+        parts["version"] = (
+            f"The answers are about an earlier version of the documents ({versions}); these are not shown."
+        )
     template = read_text(Path(__file__).with_suffix(".html"))
-    return re.sub(r"{{(\w+)}}", lambda part: parts[part[1]], template)
+    return re.sub(r"{{(\w+)}}", lambda part: str(parts[part[1]]), template)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the page."""
     parser = argparse.ArgumentParser(description="Write index.html, one page of results, from the rows.")
     parser.add_argument("--results", type=Path, default=rows.RESULTS, help="folder of the rows (default: results)")
+    parser.add_argument("--data", type=Path, default=rows.ROOT, help="folder of the documents (default: the project)")
     parser.add_argument("--data_name", default="own", help="whose rows are shown (default: %(default)s)")
     parser.add_argument("--recipe", default=MAIN_RECIPE, help="whose models are shown (default: %(default)s)")
     args = parser.parse_args(argv)
-    write_text(args.results / "index.html", page(args.results, args.data_name, args.recipe))
+    write_text(args.results / "index.html", page(args.results, args.data, args.data_name, args.recipe))
     return 0
 
 

@@ -8,7 +8,7 @@ import csv
 import datetime
 import io
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +32,8 @@ KEYS = {
     "accuracy": TRAINED,
     "controls": ("what", *TRAINED),
     "sensitivity": TRAINED,
+    "sensitivity_questions": TRAINED,  # a row a question of dev
+    "loss_curve": TRAINED,  # a row for each part of a pretraining
     "curve": (*TRAINED, "epochs"),
     "ablation": (*TRAINED, "epochs", "change"),
     "exposures": (*TRAINED, "epochs"),  # a row for each number of times that a place was asked for
@@ -43,6 +45,7 @@ KEYS = {
     "analysis_invented": ("model", *RUN),  # a row an invented name
     "analysis_namesakes": ("model", *RUN),  # a row for each kind of people and of name
     "modern_llm": ("model", "data", "prompt", "template", "n"),
+    "modern_llm_replies": ("model", "data", "prompt", "template", "n"),  # a row a question
     "positions": ("positions", "seed", "hardware", "precision"),  # a row for each range of positions
     "speed": ("hardware",),  # a row a measurement
     "processes": ("hardware",),  # a row for each size of model and number of processes
@@ -54,7 +57,7 @@ KEYS = {
 # Columns that hold text; all others hold numbers, or True and False.
 TEXT = {name for key in KEYS.values() for name in key} - {"seed", "epochs", "n"}
 TEXT |= {*PROVENANCE, "name", "truth", "answer", "language", "people", "same", "questions", "found", "torch"}
-TEXT |= {"size", "way", "tensor"}
+TEXT |= {"size", "way", "tensor", "reworded_answer", "reply", "place"}
 REMEDY = "restore the file from git, or delete the line"
 
 
@@ -139,6 +142,21 @@ def data_name(folder: Path) -> str:
             raise UserError(f"{folder / name}: no such file; a folder with {', '.join(DATA_FILES)} is expected")
     ours = build.files(build.split(build.read_people()))
     return "own" if all(read_text(folder / name) == ours[ROOT / name].decode() for name in DATA_FILES) else "other"
+
+
+def version(corpora: Iterable[str]) -> str:
+    """What to say of our own data's corpus, given the rows' fingerprints of it: nothing if they are of today's."""
+    known = set(corpora)
+    if known == {fingerprint(read_text(ROOT / "wiki.txt"))}:
+        return ""
+    return "corpus unknown" if known == {""} else f"corpus {' '.join(sorted(c[:7] for c in known))}, not today's"
+
+
+def about_data(rows: pd.DataFrame) -> str:
+    """The data of rows, for titles; of our own also the version, if the corpus has changed since."""
+    data = rows["data"].iloc[0] or "own"
+    old = version(rows["corpus"]) if data == "own" else ""
+    return f"{data} data" + (f" ({old})" if old else "")
 
 
 # ---------------------------------------------------------------- reading

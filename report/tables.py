@@ -25,6 +25,7 @@ from report import rows
 from utils import UserError, cli, write_text
 
 BARS = {"vanilla": 0.15, "rope": 0.30}  # the handout's, parts (f) and (g)
+SCORED_ON = {"vanilla": "dev", "rope": "test"}  # the questions for which the handout sets them
 # The models of the handout, in the order of its parts.
 MODELS = (
     "vanilla without pretraining",
@@ -106,6 +107,11 @@ def machine(group: pd.DataFrame) -> str:
     return ", ".join(filter(None, group.iloc[0][["hardware", "precision"]])) or "-"
 
 
+def bar(variant: str) -> str:
+    """The handout's bar, with the questions that it is set for."""
+    return f"{BARS[variant]:.0%} ({SCORED_ON[variant]})"
+
+
 def _mean(name: str, form: str, scale: float = 1.0) -> Callable[[pd.DataFrame], str]:
     """The mean of a column over the seeds, formatted; - if a seed lacks it."""
     return lambda group: "-" if group[name].isna().any() else form.format(group[name].mean() * scale)
@@ -140,7 +146,7 @@ COLUMNS: dict[str, Callable[[pd.DataFrame], str]] = {
     "95 % over seeds": _over_seeds,
     "range": _range,
     "test (95 %)": _share("test", "test_n"),
-    "bar": _mean("bar", "{:.0%}"),
+    "bar": lambda group: "-" if group["bar"].isna().any() else bar(group["variant"].iloc[0]),
     "seconds": _mean("seconds", "{:,.0f}"),
     "minutes": _mean("seconds", "{:.1f}", 1 / 60),
     "tokens": lambda group: "-" if pd.isna(group["tokens"].iloc[0]) else f"{group['tokens'].iloc[0]:,.0f}",
@@ -210,8 +216,8 @@ def compared(folder: Path) -> pd.DataFrame:
     """A row for each model and way to ask it, both wordings side by side: ours (4a), then the LLMs (4b, 4c).
 
     Returns:
-        model, recipe and seed (of ours), data, prompt, n, parameters; exact_* and read_* with original and reworded:
-        shares right as they stand, and of the place read from the reply; only_original, only_reworded, p_mcnemar.
+        model, recipe and seed (of ours), data, corpus, prompt, n, parameters; exact_* and read_* with original and
+        reworded: shares right as they stand, and of the place read; only_original, only_reworded, p_mcnemar.
     """
     ours = [rows.select(run) for run in grouped(rows.read("sensitivity", folder), "data", "recipe", "seed")]
     found = [run.iloc[[-1]] for run in ours]
@@ -220,14 +226,15 @@ def compared(folder: Path) -> pd.DataFrame:
         run[["model", "prompt", "exact_original", "exact_reworded"]] = [[name, "bare", *run[[*WORDINGS]].iloc[0]]]
     llms = rows.read("modern_llm", folder)
     if len(llms):
-        key, tested = ["model", "data", "prompt", "n", "parameters"], ["only_original", "only_reworded", "p_mcnemar"]
+        key = ["model", "data", "corpus", "prompt", "n", "parameters"]
+        tested = ["only_original", "only_reworded", "p_mcnemar"]
         both = llms.rename(columns={"normalised": "read"}).pivot(
             index=key, columns="template", values=["exact", "read"]
         )
         both.columns = ["_".join(names) for names in both.columns]
         test = llms.reindex(columns=[*key, *tested, "template"]).query("template == 'reworded'")
         found.append(both.reset_index().merge(test, how="left").assign(recipe=""))
-    columns = ["model", "recipe", "seed", "data", "prompt", "n", "parameters"]
+    columns = ["model", "recipe", "seed", "data", "corpus", "prompt", "n", "parameters"]
     columns += [f"{kind}_{wording}" for kind in ("exact", "read") for wording in WORDINGS]
     columns += ["only_original", "only_reworded", "p_mcnemar"]
     pairs = pd.concat(

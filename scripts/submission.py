@@ -34,7 +34,7 @@ from engine import options
 from engine.checkpoints import WRAPPERS
 from model import GPT, GPTConfig
 from report.rows import ROOT
-from report.tables import BARS
+from report.tables import BARS, SCORED_ON
 from utils import UserError, atomic_write, cli, evaluate_places, read_pairs, read_text
 
 MB = 1_000_000
@@ -62,7 +62,6 @@ MADE_BY = {
     "rope.pretrain": ("rope", "rope.finetune.params"),
 }
 SAMPLE = 20  # questions asked again per file of predictions
-SCORED_ON = {"vanilla": "dev", "rope": "test"}  # the questions for which the handout sets a bar
 
 # The starter's files, and the classes and functions in them that the handout names; models.py may be called model.py.
 STARTER = {

@@ -9,6 +9,7 @@ from selenium.webdriver.common.keys import Keys
 
 from report import page
 from test_report import NAME, ODD, put, put_answers
+from utils import fingerprint
 
 ALL = [f"{ODD} {i}" for i in range(10)]  # the surer the earlier; 0, 1, 2 and 4 are right, 0 stands in no document
 
@@ -38,8 +39,8 @@ class Page:
 
     def people(self) -> list[int]:
         """The numbers of the people in the rows that are seen; the page says how many there are."""
-        rows = "[...document.querySelectorAll('#answers tbody tr')].filter((row) => row.getClientRects().length)"
-        found = [ALL.index(name) for name in self(f"{rows}.map((row) => row.cells[0].textContent)")]
+        rows = "[...document.querySelectorAll('#answers tbody')].filter((row) => row.getClientRects().length)"
+        found = [ALL.index(name) for name in self(f"{rows}.map((row) => row.rows[0].cells[0].textContent)")]
         assert self("document.querySelector('[role=status]').textContent") == f"{len(found)} of 10 questions"
         return found
 
@@ -51,8 +52,10 @@ def shown(tmp_path_factory):
         pytest.skip("needs a browser: apt-get install chromium chromium-driver")
     folder = tmp_path_factory.mktemp("results")
     put(folder)
-    put_answers(folder)
-    page.main([f"--results={folder}", f"--data_name={NAME}"])
+    corpus = "\n".join(f"{name}. Was seen in {'Bonn ' * 40}." for name in ALL[1:])  # nothing is known of the first
+    (folder / "wiki.txt").write_text(corpus)
+    put_answers(folder, corpus=fingerprint(corpus))
+    page.main([f"--results={folder}", f"--data={folder}", f"--data_name={NAME}"])
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -72,6 +75,7 @@ def shown(tmp_path_factory):
         ("#kind=retrieved&model=2", ()),
         (f"#kind={quote('not retrieved')}", (0,)),
         (f"#kind={quote('made up')}&least=60", (3, 5, 6)),
+        ("#kind=misread", (9,)),
         ("#text=stefan%5D", range(10)),
         ("#text=%C8%99TEFAN", range(10)),
         ("#text=bonn&sort=confidence0", (9, 8, 7, 6, 5, 3)),
@@ -100,9 +104,30 @@ def test_the_keyboard_reaches_everything(shown):
     assert shown("document.querySelector('#answers thead th').ariaSort") == "descending"
 
 
+def test_a_row_opens_and_closes(shown):
+    """Where more is known of the person; the row says whether it is open, and stays with its person when sorted."""
+    shown.open("#text=stefan")
+    opened = "[...document.querySelectorAll('#answers tbody')].map((row) => row.rows[1]?.textContent ?? '')"
+    buttons = "document.querySelectorAll('#answers tbody button')"
+    assert shown(f"{buttons}.length") == 9 and shown(opened) == [""] * 10
+    shown(f"{buttons}[8].focus()")
+    shown.press(Keys.ENTER)
+    assert shown("document.activeElement.ariaExpanded") == "true"
+    assert shown(opened)[9].startswith(f"document{ODD} 9. Was seen in Bonn") and shown(opened)[:9] == [""] * 9
+    shown("document.querySelector('#answers thead button').click()")
+    shown("document.querySelector('#answers thead button').click()")
+    assert shown.people() == list(range(9, -1, -1)) and shown(opened)[0].startswith("document")
+    shown(f"{buttons}[0].focus()")
+    shown.press(Keys.ENTER)
+    assert shown("document.activeElement.ariaExpanded") == "false" and shown(opened) == [""] * 10
+
+
 @pytest.mark.parametrize("width", [320, 390, 960, 961, 1280])
 def test_nothing_is_wider_than_the_window(shown, width):
-    """With all rows shown; on a telephone a row is a card."""
+    """With all rows shown and open; on a telephone a row is a card, and nothing has to be scrolled to the side."""
     shown.open(width=width)
     assert shown.people() == list(range(10))
+    shown("document.querySelectorAll('#answers tbody button').forEach((button) => button.click())")
     assert shown("document.documentElement.scrollWidth") <= shown("innerWidth") == width
+    cut = "(e) => e.getBoundingClientRect().right > innerWidth || e.scrollWidth > e.clientWidth"
+    assert not shown(f"[...document.querySelectorAll('.scroll, td, th:not(.read), figure, dd')].filter({cut}).length")

@@ -39,15 +39,15 @@ def put(folder: Path, data: str = NAME, recipe: str = "fast", seed: int = 0) -> 
         rows.add("modern_llm", made | {"n": 500} | told, folder)
 
 
-def put_answers(folder: Path, data: str = NAME) -> None:
+def put_answers(folder: Path, data: str = NAME, corpus: str = "c0") -> None:
     """The rows of experiments on answers: ten dev questions, the surer the earlier; 0, 1, 2 and 4 are right."""
-    made = rows.provenance("python x", data, "c0", 0, hardware="cpu", precision="float32") | {"recipe": "fast"}
+    made = rows.provenance("python x", data, corpus, 0, hardware="cpu", precision="float32") | {"recipe": "fast"}
     people = [f"{ODD} {i}" for i in range(10)]
     for model in page.ASKED:
         run = made | {"model": model, "variant": model.partition(",")[0]}
         asked = [
             {"name": name, "truth": "Rome", "answer": "Rome" if right else "Bonn", "right": right, "in_train": i < 9}
-            | {"in_document": right and i > 0, "confidence": 0.9 - i / 20}
+            | {"in_document": (i > 0 and right) or i == 9, "confidence": 0.9 - i / 20}
             for i, (name, right) in enumerate(zip(people, (i in (0, 1, 2, 4) for i in range(10)), strict=True))
         ]
         rows.add("analysis_questions", [run | one for one in asked], folder)
@@ -104,7 +104,7 @@ def test_a_line_for_all_seeds_of_a_model(tmp_path):
     rows.add("accuracy", told | {"seed": 0, "dev": 0.9, "hardware": "gpu", "test": 0.5, "test_n": 100}, tmp_path)
     first, second = tables.all_results(tmp_path).to_dict("records")
     assert first["dev (95 %)"] == "40.0% (35.8 to 44.4)" and first["95 % over seeds"] == "15.2 to 64.8"
-    assert (first["seeds"], first["range"], first["bar"]) == ("0 1 2", "30.0 to 50.0", "30%")
+    assert (first["seeds"], first["range"], first["bar"]) == ("0 1 2", "30.0 to 50.0", "30% (test)")
     assert (first["test (95 %)"], first["tokens"], first["minutes (plain step)"]) == ("-", "-", "1.0")
     assert (second["seeds"], second["test (95 %)"], second["hardware"]) == ("0", "50.0% (40.4 to 59.6)", "gpu, float32")
     (short,) = tables.results(tmp_path).to_dict("records")
@@ -136,7 +136,7 @@ def test_one_table_in_three_formats():
 def test_figures_are_drawn_from_the_rows_there_are(folder, tmp_path_factory):
     """No rows, no figures; of the tracked rows all of them."""
     figures.draw(folder, NAME, "fast")
-    assert {path.stem for path in folder.glob("*.png")} == {"accuracy", "curve", "analysis", "sensitivity"}
+    assert {path.stem for path in folder.glob("*.png")} == {"accuracy", "analysis", "sensitivity"}
     other = tmp_path_factory.mktemp("none")
     figures.draw(other)
     assert not list(other.iterdir())
@@ -154,7 +154,9 @@ def test_what_git_keeps_is_made_from_its_rows():
     made = {"results": tables.results, "all_results": tables.all_results, "modern_llm": tables.modern_llm} | TABLES
     for name, table in made.items():
         assert f"<!-- {name} -->\n{tables.markdown(table(rows.RESULTS))}\n<!-- /{name} -->" in texts, name
-    assert page.page(rows.RESULTS, "own", "fast") == (rows.RESULTS / "index.html").read_text(encoding="utf-8")
+    kept, today = (rows.RESULTS / "index.html").read_text(encoding="utf-8"), page.page(rows.RESULTS, rows.ROOT)
+    pictures = re.compile('"data:image[^"]+"')  # other versions of matplotlib draw other ones
+    assert pictures.sub("", today) == pictures.sub("", kept)
 
 
 def test_tables_go_between_their_marks_alone(tmp_path, monkeypatch):
@@ -172,22 +174,57 @@ def test_tables_go_between_their_marks_alone(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- the page
 
 
-def test_the_page_is_one_file_with_all_answers(folder):
-    """What it calls them; nothing that a browser would fetch, no tag from a name."""
-    figures.draw(folder, NAME, "fast")
-    assert page.main([f"--results={folder}", f"--data_name={NAME}"]) == 0
+def held(folder: Path, data: Path) -> tuple[str, list[dict]]:
+    """The page, and what it holds of each person."""
+    assert page.main([f"--results={folder}", f"--data={data}", f"--data_name={NAME}"]) == 0
     text = (folder / "index.html").read_text(encoding="utf-8")
-    held = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
-    assert held["models"] == list(page.ASKED) and [one["name"] for one in held["people"]][:2] == [
-        f"{ODD} 0",
-        f"{ODD} 1",
-    ]
-    told = [[answer["kind"] for answer in person["answers"]] for person in held["people"][:4]]
-    without, retrieved = ["not retrieved"] * 3, ["retrieved", "retrieved", "not retrieved"]
-    assert told == [without, retrieved, retrieved, ["made up"] * 3]
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1]
+    return text, json.loads(found)["people"]
+
+
+def test_the_page_is_one_file_with_all_answers(folder):
+    """What it calls them, and how many are misread; nothing that a browser would fetch, no tag from a name."""
+    text, people = held(folder, folder)
+    assert [person["name"] for person in people] == [f"{ODD} {i}" for i in range(10)]
+    told = [[answer["kind"] for answer in people[i]["answers"]] for i in (0, 1, 3, 9)]
+    assert told[:2] == [["not retrieved"] * 3, ["retrieved", "retrieved", "not retrieved"]]
+    assert told[2:] == [["made up"] * 3, ["misread", "misread", "made up"]] and "(2 of the 12 wrong answers" in text
     assert text.count("</script>") == text.count("<script") == 2 and "{{" not in text
     assert not re.search(r"https?:|url\(|@import|<link|\bsrc=(?!\"data:)", text) and "default-src 'none'" in text
     assert "<td>45.0% (40.7 to 49.4)</td>" in text and text.count('<img src="data:image/png;base64,') == 3
+
+
+def test_the_page_opens_what_is_known_of_a_person(folder):
+    """The reworded answer and the LLM's reply to the same questions; the document if it is of the same corpus."""
+    corpus = "\n".join(f"{ODD} {i}. Was seen in Bonn." for i in range(10))
+    (folder / "wiki.txt").write_text(corpus, encoding="utf-8")
+    put_answers(folder, corpus=fingerprint(corpus))
+    made = {"data": NAME, "corpus": fingerprint(corpus), "name": f"{ODD} 3"}
+    run = {"variant": "rope", "recipe": "fast", "seed": 0, "reworded_answer": "Ulm"}
+    rows.add("sensitivity_questions", [made | run, made | run | {"name": "somebody else"}], folder)
+    llm = {"model": "some/LLM", "prompt": "bare", "template": "original", "n": 500}
+    rows.add("modern_llm_replies", [made | llm | {"reply": "In Köln, <b>I</b> think."}], folder)
+    rows.add("modern_llm_replies", [made | llm | {"corpus": "another", "model": "old", "reply": "?"}], folder)
+    text, people = held(folder, folder)
+    assert people[3]["details"] == [
+        ["document", f"{ODD} 3. Was seen in Bonn."],
+        ["rope, pretrained, reworded question", "Ulm"],
+        ["some/LLM, question alone, original question", "In Köln, <b>I</b> think."],
+    ]
+    assert len(people[4]["details"]) == 1 and "an earlier version" not in text
+    (folder / "wiki.txt").write_text("Somebody. Else.")
+    text, people = held(folder, folder)
+    assert len(people[3]["details"]) == 2 and not people[4]["details"]
+    assert f"an earlier version of the documents ({fingerprint(corpus)[:7]}; today's is" in text
+
+
+def test_titles_name_a_corpus_that_is_not_todays():
+    """Of our own data; that of others is not at hand."""
+    today = fingerprint((rows.ROOT / "wiki.txt").read_text(encoding="utf-8"))
+    told = {("own", today): "own data", ("own", ""): "own data (corpus unknown)", ("course", "0"): "course data"}
+    told[("own", "0123456789")] = "own data (corpus 0123456, not today's)"
+    for (data, corpus), title in told.items():
+        assert rows.about_data(pd.DataFrame([{"data": data, "corpus": corpus}])) == title
 
 
 @pytest.mark.parametrize(("table", "command"), [("accuracy", "make run"), ("analysis_questions", "python experiments")])

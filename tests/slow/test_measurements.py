@@ -6,7 +6,8 @@ import pytest
 
 from experiments import processes, speed
 from helpers import invent_people
-from report import experiment_tables, rows
+from report import rows
+from report.experiment_tables import TABLES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -29,7 +30,7 @@ def test_speed(data: Path):
     assert (found.get_group("a step, one trick left out")["ratio"] > 0).all()
     seconds = found.get_group("run.py --help")["seconds"].iloc[0]
     assert 0 < seconds < found.get_group("run.py pretrain, to the first step")["seconds"].iloc[0]
-    assert len(experiment_tables.speed(data)) > 2 and len(experiment_tables.start_up(data)) == 2
+    assert len(TABLES["speed"](data)) > 2 and len(TABLES["start_up"](data)) == 2
 
 
 def test_processes(data: Path):
@@ -40,4 +41,4 @@ def test_processes(data: Path):
     sizes, beside = rows.read("processes", data), rows.read("processes_beside", data)
     assert len(sizes) == 6 and (sizes["memory_mb"] > 100).all() and sizes["parameters"].nunique() == 3
     assert len(beside) == 12 and (beside["seconds"] > 0).all()
-    assert len(experiment_tables.proof(data)) == 2 and len(experiment_tables.beside(data)) == 4
+    assert len(TABLES["proof"](data)) == 2 and len(TABLES["beside"](data)) == 4
