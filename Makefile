@@ -10,15 +10,15 @@ DEVICE ?= auto
 DATA ?= .
 override DATA := $(patsubst ~/%,$(HOME)/%,$(DATA))
 PY := .venv/bin/python
-# Threads that wait spin less long before they sleep: nearly as quick alone, several times so beside a busy program
-# (experiments/README.md). Of GNU's OpenMP, which PyTorch has on Linux.
+# Waiting threads of GNU OpenMP (PyTorch's on Linux) sleep sooner: about as fast alone, several times faster beside a busy
+# program (experiments/README.md).
 export GOMP_SPINCOUNT ?= 10000
-# Settings for other installs, which would lead packages past .venv or others into it.
+# Keep settings meant for other installations from leading packages past .venv, or others into it.
 export PIP_USER := 0
 unexport PIP_TARGET PIP_PREFIX PYTHONPATH PYTHONHOME
 PIP := $(PY) -m pip --quiet --disable-pip-version-check
-# On Linux without an NVIDIA driver PyTorch's CPU build is enough, and far smaller. TORCH_INDEX= takes PyPI's.
-# (`command` is a builtin of the shell; make before 4.3 calls a shell only for lines with a character like >.)
+# On Linux without an NVIDIA driver PyTorch's CPU build is enough, and far smaller; TORCH_INDEX= takes PyPI's.
+# (`command` is a shell builtin; make before 4.3 starts a shell only for lines with a character like >.)
 ifeq ($(shell uname -s)$(shell command -v nvidia-smi 2>/dev/null),Linux)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 endif
@@ -52,6 +52,7 @@ test-slow: .venv/ready
 lint: .venv/ready
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy src
 
 submission: .venv/ready
 	$(PY) scripts/submission.py --data "$(DATA)"

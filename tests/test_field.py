@@ -149,15 +149,13 @@ if __name__ == "__main__":
     torch.multiprocessing.set_start_method(sys.argv[1])
     sys.exit(utils.cli(lambda: run.main(sys.argv[2:])))
 """
-DEFAULTS = "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-DEFAULTS += "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"  # also where the tests were started with `&`
 
 
 def in_a_group(program: Program, method: str = "fork") -> tuple[subprocess.Popen, Path]:
     """A training with two DataLoader workers, as on a GPU, that has begun; a process group of its own."""
     program.people(invent_people(8, 3))
     script, log = program.write("workers.py", WITH_WORKERS.format(src=str(SRC))), program.folder / "log"
-    words = [sys.executable, "-c", DEFAULTS, script, method, *PRETRAIN, "--max_epochs", "100000"]
+    words = [sys.executable, script, method, *PRETRAIN, "--max_epochs", "100000"]
     with log.open("w") as file:
         place = {"cwd": program.folder, "env": program.environment(), "start_new_session": True}
         process = subprocess.Popen(words, **place, stdout=file, stderr=file)

@@ -19,6 +19,7 @@ import torch
 import helpers
 import run
 import utils
+from batches import STOP_SIGNALS
 from engine import callbacks
 from engine.checkpoints import save_checkpoint, save_params
 from helpers import Program, Result, invent_people, tiny_model
@@ -165,7 +166,7 @@ WRITE = {
     "questions": EVALUATE,
 }  # the commands that read them
 NAMES = {"corpus": "corpus.txt", "pairs": "pairs.tsv", "dev": "unseen.tsv", "questions": "unseen.tsv"}
-FIRST = {"corpus": "one", "pairs": PEOPLE.pairs, "dev": PEOPLE.unseen, "questions": PEOPLE.questions}
+FIRST = {"corpus": "one\ntwo", "pairs": PEOPLE.pairs, "dev": PEOPLE.unseen, "questions": PEOPLE.questions}
 NO_TEXT = [
     *((content, ": is empty") for content in (b"", b" \r\n \n")),
     (b"\x89PNG\r\n\x1a\n\x00\xff", ", line 1: is not UTF-8 text"),
@@ -187,7 +188,7 @@ LINES = [  # kinds of files in which the line is bad, the line, what the error s
     ("pairs", "Where was Łobo born?\tobo", "'Ł' is not among the characters"),
     ("pairs", f"Where was {'o' * 130} born?\to", "question and answer have 149 characters, 128 fit"),
     ("dev", f"Where was {'o' * 130} born?\to", "the question has 146 characters, 127 fit"),
-    ("questions", f"{'o' * 128}", "the question has 128 characters, 127 fit"),
+    ("questions", f"{'o' * 127}?", "the question has 128 characters, 127 fit"),
 ]
 
 
@@ -199,7 +200,8 @@ def test_files_that_do_not_fit(lab, kind):
     bad += [(rf"bad{says}[^;\n]*", content) for content, says in NO_TEXT]
     for kinds, line, says in LINES:
         if kind in kinds.split():
-            bad.append((rf"bad, line 2: [^;\n]*{says}[^;\n]*", f"{FIRST[kind].splitlines()[0]}\n{line}\n"))
+            good = FIRST[kind].splitlines()[:2]  # so that most lines are as they should be
+            bad.append((rf"bad, line 3: [^;\n]*{says}[^;\n]*", "\n".join([*good, line, ""])))
     for says, content in bad:
         name = lab.put("bad", content) if content is not None else says.split(":")[0].replace("\\", "")
         lab.refuses(says, WRITE[kind].replace(NAMES[kind], name))
@@ -348,7 +350,7 @@ def test_interrupted_training_is_resumed(lab, monkeypatch, command, first, secon
     assert "already complete" in lab.ok(command, LONG, "--resume").stdout
 
 
-@pytest.mark.parametrize("number", callbacks.STOP_SIGNALS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_an_ignored_signal_stays_ignored(lab, monkeypatch, number):
     """A program started with nohup, or in the background of a script, goes on. Bug: Ctrl-C elsewhere stopped it."""
     earlier = signal.signal(number, signal.SIG_IGN)
