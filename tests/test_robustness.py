@@ -181,7 +181,6 @@ LINES = [  # kinds of files in which the line is bad, the line, what the error s
     ("pairs dev", "Where was  born?\tRome", "has no name to ask for"),
     ("pairs dev", "\tRome", "has no name to ask for"),
     ("pairs dev", "Where was Ada born?\t ", "has no place after the tab"),
-    ("questions", "Where was  born?\tRome", "has 1 tab"),
     ("questions", "Where was   born?", "has no name to ask for"),
     ("corpus pairs dev questions", f"Where was A{M}da born?\tRome", r"contains U\+2047"),
     ("corpus pairs dev questions", f"Where was Ada born?\t{P}Rome", r"contains U\+25A1"),

@@ -60,7 +60,7 @@ def test_blanks_around_questions_and_places(tmp_path, blank, end):
 @given(st.text() | st.text(st.sampled_from('ab?\t\t \r\n\n\u2047é"')), st.sampled_from([True, False, None]))
 @example("a?\t\n", None)
 def test_read_pairs_of_any_text(text, with_answers):
-    """Any text is refused in one line, or read completely: a pair per line, blank lines only at the end."""
+    """Any text is refused in one line, or read completely: a pair per line, all with a place or none."""
     try:
         pairs = read_pairs(text, "source", with_answers)
     except UserError as error:
