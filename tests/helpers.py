@@ -30,6 +30,16 @@ class People:
     questions: str  # the questions of `unseen`, without answers
 
 
+DATA_FILES = ("wiki.txt", "birth_places_train.tsv", "birth_dev.tsv", "birth_test_inputs.tsv")
+
+
+def write_data(folder: Path, people: People) -> None:
+    """Write the course's four files: dev and test ask about the same unseen people."""
+    texts = (people.corpus, people.pairs, people.unseen, people.questions)
+    for name, text in zip(DATA_FILES, texts, strict=True):
+        (folder / name).write_bytes(text.encode())
+
+
 def word(rng: random.Random, syllables: int) -> str:
     """An invented capitalised word of alternating consonants and vowels."""
     return "".join(rng.choice("bdfgklmnprstv") + rng.choice("aeiou") for _ in range(syllables)).capitalize()

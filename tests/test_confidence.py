@@ -13,12 +13,12 @@ import run
 from dataset import CharCorruptionDataset
 from engine.checkpoints import save_params
 from experiments import confidence
-from helpers import invent_people, tiny_model
+from helpers import invent_people, tiny_model, write_data
 from report import rows
 from utils import MASK_CHAR, UserError, fingerprint, read_text
 
 SIZE = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 128}
-PEOPLE = invent_people(60, 24)
+PEOPLE = invent_people(48, 12)
 CORPUS = CharCorruptionDataset(PEOPLE.corpus, 128)
 
 # Confidence, right, ECE with two bins, AUROC, accuracies by coverage, and the coverage at 70 % right.
@@ -88,11 +88,7 @@ def test_invented_names():
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch) -> Path:
     """A folder with data, parameters of tiny models, and a list of invented names."""
-    questions = PEOPLE.unseen.splitlines(keepends=True)
-    test = "".join(line.partition("\t")[0] + "\n" for line in questions[12:])
-    texts = (PEOPLE.corpus, PEOPLE.pairs, "".join(questions[:12]), test)
-    for file, text in zip(rows.DATA_FILES, texts, strict=True):
-        (tmp_path / file).write_text(text)
+    write_data(tmp_path, PEOPLE)
     fingerprints = {"corpus": fingerprint(PEOPLE.corpus), "pairs": fingerprint(PEOPLE.pairs)}
     for _, file, variant, is_pretrained in confidence.MODELS:
         settings = {"recipe": "fast", "seed": 3, "precision": "float32", "from": "f00" if is_pretrained else None}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from experiments import processes, speed
-from helpers import invent_people
+from helpers import invent_people, write_data
 from report import rows
 from report.experiment_tables import TABLES
 
@@ -15,9 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A folder with the four data files."""
-    people = invent_people(32, 8)
-    for name, text in zip(rows.DATA_FILES, (people.corpus, people.pairs, people.unseen, people.questions), strict=True):
-        (tmp_path / name).write_text(text)
+    write_data(tmp_path, invent_people(32, 8))
     return tmp_path
 
 
