@@ -21,8 +21,6 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 from batches import Batches
 from dataset import CharCorruptionDataset
 from engine.checkpoints import read_stamp
@@ -32,7 +30,7 @@ from experiments.confidence import read_places, stands_in
 from report import rows
 from report.experiment_tables import STEPS
 from report.tables import percent
-from scripts.reproduce import Reproduction
+from scripts.reproduce import Reproduction, scalars
 from trainer import TrainerConfig
 from utils import MASK_CHAR, UserError, cli, fingerprint, read_text
 
@@ -146,8 +144,7 @@ def logged(folder: Path, tag: str) -> list[float]:
     logs = sorted(folder.glob("pretrain/*"))
     if not logs:
         raise UserError(f"{folder}: has no log of a pretraining; train it again")
-    events = EventAccumulator(str(logs[0]), size_guidance={"scalars": 0}).Reload().Scalars(tag)
-    return [event.value for event in sorted(events, key=lambda event: event.step)]
+    return scalars(logs[0], tag)
 
 
 def pretraining(folder: Path, args: argparse.Namespace) -> tuple[dict, dict]:

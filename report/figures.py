@@ -339,7 +339,7 @@ def analysis(folder: Path, data: str | None = None) -> Figure | None:
 
 # ---------------------------------------------------------------- of the report alone
 
-COLUMNS = 92  # of the console
+COLUMNS = 84  # of the console
 
 
 def console(text: str) -> Figure:
@@ -365,11 +365,25 @@ def sinusoids(length: int = 128, width: int = 256) -> Figure:
     figure.colorbar(left.imshow(values, aspect="auto", cmap="RdBu", vmin=-1, vmax=1, rasterized=True), ax=left)
     left.grid(visible=False)
     left.set(xlabel="feature", ylabel="position t")
-    for count, colour, name in ((1, RED, "first pair"), (width // 2, BLUE, "all pairs")):
+    for count, colour, name, height in ((1, RED, "first pair", 2e-5), (width // 2, BLUE, "all pairs", 4.5)):
         apart = np.linalg.norm((pairs[1:] - pairs[0])[:, :count], axis=(1, 2))
-        right.semilogy(range(1, 1001), apart, ".", color=colour, markersize=2, label=name)
-    right.set(xlabel="position t", ylabel=r"distance of $\Phi_t$ to $\Phi_0$")
-    right.legend(loc="lower left", markerscale=4)
+        right.semilogy(range(1, 1001), apart, ".", color=colour, markersize=2)
+        right.text(500, height, name, color=colour, ha="center")
+    right.set(xlabel="position t", ylabel=r"distance of $\Phi_t$ to $\Phi_0$", ylim=(1e-5, 50))
+    return figure
+
+
+def loss_curve(found: pd.DataFrame) -> Figure:
+    """The loss of each variant's pretraining by its steps."""
+    figure = Figure(figsize=(6.2, 2.6), layout="constrained")
+    axes = figure.subplots()
+    for variant, colour, side in (("vanilla", BLUE, "left"), ("rope", RED, "right")):
+        curve = found[found["variant"] == variant]
+        axes.plot(curve["step"], curve["loss"], color=colour)
+        at = curve.iloc[len(curve) // 10]
+        shift = (8, 8) if side == "left" else (-8, -14)
+        axes.annotate(variant, at[["step", "loss"]], shift, textcoords="offset points", color=colour, ha=side)
+    axes.set(xlabel="step of pretraining", ylabel="loss, nats a character", ylim=(0, None))
     return figure
 
 

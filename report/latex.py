@@ -3,30 +3,41 @@
     python report/latex.py [--results FOLDER] [--data FOLDER] [--data_name NAME] [--recipe NAME] [--seed 0]
 
 The words stand in report/report.tex. From the rows of one run come numbers.tex (a macro a number), the tables, and the
-figures. A result that is missing is an error that names the command which makes it.
+figures. A result that is missing, or is about other data than the files, is an error that names the command which makes
+it. What an experiment of its own has measured (positions) comes from results/ for every run.
 """
 
 import argparse
+import inspect
 import os
 import shlex
 import subprocess
 import sys
+import textwrap
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
-from engine.recipes import MAIN_RECIPE, RECIPES
-from engine.wordings import ORIGINAL, REWORDED
+from attention import CausalSelfAttention
+from batches import Batches
+from dataset import CharCorruptionDataset
+from engine.recipes import DEFAULT_RECIPE, MAIN_RECIPE
+from engine.wordings import ORIGINAL, REWORDED, names_in
 from modern_llm import LISTED, PROMPTS
-from report import experiment_tables, figures, rows, tables
+from report import experiment_tables, figures, rows, settings, tables
 from report.tables import MODELS, latex, percent, tex
-from utils import UserError, cli, fingerprint, read_text, write_text
+from utils import MASK_CHAR, UserError, cli, fingerprint, read_pairs, read_text, write_text
 
 # The macros' names of MODELS.
 SHORT = dict(zip(MODELS, ("scratch", "london", "vanilla", "rope", "reworded"), strict=True))
-PHRASES = {"bornLines": "born", "birthplaceLines": "birthplace of"}  # counted in the documents
-EXAMPLES = 3  # wrong answers that are shown
+PHRASES = {"bornLines": "born", "birthplaceLines": "birthplace of"}  # counted in the documents, in capitals or not
+EXAMPLES = 3  # of answers and replies that are shown
+LONGEST_REPLY = 220  # characters that are shown
 
 
 # ---------------------------------------------------------------- the rows of one run
@@ -42,63 +53,61 @@ class Run:
     recipe: str
     seed: int
 
-    def missing(self, table: str, what: str, *command: str) -> UserError:
-        """The error for a missing row, with the command that makes it."""
-        if command[0] == "make":
-            command = (*command, f"RESULTS={self.folder}", f"DATA={self.data}", f"DATA_NAME={self.name}")
-        else:
-            command = (*command, f"--results={self.folder}", f"--data={self.data}", f"--data_name={self.name}")
-        run = f"data {self.name}, recipe {self.recipe}, seed {self.seed}"
-        return UserError(f"{self.folder / table}.csv: holds no row of {what} ({run}); `{shlex.join(command)}` makes it")
+    def error(self, table: str, reason: str, command: str) -> UserError:
+        """The error for rows that cannot be used, with the command that makes them."""
+        make = command.startswith("make")
+        told = {"results": self.folder, "data": self.data, "data_name": self.name}
+        words = [f"{name.upper()}={value}" if make else f"--{name}={value}" for name, value in told.items()]
+        return UserError(f"{self.folder / table}.csv: {reason}; run `{shlex.join([*command.split(), *words])}`")
 
-    def of_run(self, found: pd.DataFrame, **more: str) -> pd.DataFrame:
-        """The rows of a table that are about this run, of one machine."""
-        return rows.select(found, data=self.name, recipe=self.recipe, seed=self.seed, **more)
+    def rows(self, table: str, what: str, command: str, found: pd.DataFrame | None = None, **wanted) -> pd.DataFrame:
+        """The rows of this run in a table (or in `found`), of one machine. UserError: none, or of another corpus."""
+        found = rows.read(table, self.folder) if found is None else found
+        found = rows.select(found, data=self.name, recipe=self.recipe, seed=self.seed, **wanted)
+        run = f"{what} (data {self.name}, recipe {self.recipe}, seed {self.seed})"
+        if found.empty:
+            raise self.error(table, f"holds no row of {run}", command)
+        if (found["corpus"] != fingerprint(read_text(self.data / "wiki.txt"))).any():
+            raise self.error(table, f"the row of {run} is about another corpus than {self.data / 'wiki.txt'}", command)
+        return found
+
+    @property
+    def training(self) -> str:
+        """The command that trains this run."""
+        return f"make run RECIPE={self.recipe} SEED={self.seed}"
 
     def models(self) -> dict[str, pd.Series]:
-        """A row for each of the handout's models. UserError: one is missing, or they are about another corpus."""
-        training = ("make", "run", f"RECIPE={self.recipe}", f"SEED={self.seed}")
-        corpus, models = fingerprint(read_text(self.data / "wiki.txt")), {}
-        every = tables.read_models(self.folder)
+        """A row for each of the handout's models. UserError: of other numbers of the recipe than today's."""
+        models, every = {}, tables.read_models(self.folder)
         for model in MODELS:
-            found = self.of_run(every, model=model)
-            if found.empty:
-                raise self.missing("accuracy" if "pretrained" in model else "controls", model, *training)
+            table = "accuracy" if "pretrained" in model else "controls"
+            found = self.rows(table, model, self.training, every, model=model)
+            if not rows.is_current(found).all():
+                raise self.error(table, f"{model}: trained when {self.recipe} was another recipe", self.training)
             models[model] = found.iloc[0]
-            if models[model]["corpus"] != corpus:
-                raise UserError(
-                    f"{self.folder}: its rows are about another corpus than {self.data / 'wiki.txt'}; name the folder "
-                    f"of theirs with DATA=..., or train again: {shlex.join(training)}"
-                )
         return models
 
     def wording(self) -> pd.Series:
         """The row of our RoPE model in both wordings."""
-        found = self.of_run(tables.compared(self.folder).assign(hardware="", precision="", date=""))
-        if found.empty:
-            training = ("make", "run", f"RECIPE={self.recipe}", f"SEED={self.seed}")
-            raise self.missing("sensitivity", "the reworded question", *training)
-        return found.iloc[0]
-
-    def llm(self) -> dict[str, pd.Series]:
-        """The rows of one LLM that was asked in both wordings, by the way it was asked.
-
-        The handout's models come first, then the one with most parameters.
-        """
-        found = tables.compared(self.folder)
-        found = found[(found["data"] == self.name) & (found["recipe"] == "") & found["p_mcnemar"].notna()]
-        found = found[found.groupby(["model", "n"])["prompt"].transform("nunique") == len(PROMPTS)]
-        if found.empty:
-            raise self.missing("modern_llm", "an LLM asked in both wordings and both ways", "make", "llm")
-        best = found.assign(listed=found["model"].isin(LISTED))
-        best = best.sort_values(["listed", "parameters", "model", "n"], ascending=False).head(len(PROMPTS))
-        return {row["prompt"]: row for _, row in best.iterrows()}
+        return self.rows("sensitivity", "the reworded question", self.training).iloc[0]
 
     def answers(self, table: str = "analysis") -> pd.DataFrame:
         """The rows of a table about the vanilla model's answers."""
-        found = self.of_run(rows.read(table, self.folder), model=MODELS[2])
+        return self.rows(table, MODELS[2], "python experiments/confidence.py", model=MODELS[2])
+
+    def llm(self, table: str = "modern_llm") -> pd.DataFrame:
+        """The rows of one LLM that was asked both ways in both wordings: a listed one, or that with most parameters."""
+        asked, found = fingerprint(read_text(self.data / "birth_dev.tsv")), rows.read("modern_llm", self.folder)
+        if len(found):
+            found = found[(found["data"] == self.name) & (found["questions"] == asked)]
+        found = found[found.groupby(["model", "n"])["prompt"].transform("size") == 4]
         if found.empty:
-            raise self.missing(table, MODELS[2], "python", "experiments/confidence.py")
+            raise self.error(table, "holds no row of an LLM asked these questions, both ways, twice", "make llm")
+        best = found.assign(listed=found["model"].isin(LISTED)).sort_values(["listed", "parameters", "n"]).iloc[-1]
+        model = {name: best[name] for name in ("data", "model", "n")}
+        found = rows.select(rows.read(table, self.folder), **model)
+        if found.empty:
+            raise self.error(table, f"holds no row of {best['model']}", "make llm")
         return found
 
 
@@ -125,64 +134,144 @@ def per_cent(share: float) -> str:
     return "--" if pd.isna(share) else tex(f"{share:.1%}")
 
 
-def points(difference: float) -> str:
-    """The size of a difference of shares, in percentage points."""
-    return f"{100 * abs(difference):.1f}"
+def points(difference: float, sign: str = "") -> str:
+    """A difference of shares in percentage points; `sign` "+" shows the sign, else its size alone is told."""
+    value = 100 * (difference if sign else abs(difference))
+    return "--" if pd.isna(difference) else rf"\ensuremath{{{value:{sign}.1f}}}"
 
 
 def p_value(p: float) -> str:
     """A p-value as a LaTeX formula, with its relation: "= 0.42", "= 1.1 x 10^-63"."""
+    if pd.isna(p):
+        return "\\ensuremath{=}--"
     mantissa, _, exponent = f"{p:.1e}".partition("e")
     return rf"\ensuremath{{={p:.2g}}}" if p >= 0.001 else rf"\ensuremath{{={mantissa}\times10^{{{int(exponent)}}}}}"
 
 
-def numbers(run: Run) -> dict[str, str]:
-    """All macros, by their names."""
-    return accuracies(run) | wordings(run) | confidence(run) | strategy(run) | texts(run)
+def fisher(model: pd.Series) -> float:
+    """Fisher's exact test: do a model's accuracies on dev and test differ? NaN where the test answers are unknown."""
+    if pd.isna(model["test"]):
+        return np.nan
+    shares, counts = model[["dev", "test"]].astype(float), model[["n", "test_n"]].astype(float).to_numpy()
+    right = (shares * counts).round()
+    return float(stats.fisher_exact([right, counts - right]).pvalue)
 
 
 def accuracies(run: Run) -> dict[str, str]:
-    """Part 2."""
+    """Part 2: which run, and its accuracies."""
     models, macros = run.models(), {}
     for model, name in SHORT.items():
         row = models[model]
         macros[f"{name}Dev"] = per_cent(row["dev"])
         macros[f"{name}Count"] = f"{round(row['dev'] * row['n'])} of {row['n']:.0f}"
-        if not pd.isna(row["bar"]):
-            macros |= {f"{name}Test": per_cent(row["test"]), f"{name}Bar": tex(f"{row['bar']:.0%}")}
+        if name in ("scratch", "vanilla", "rope"):
+            macros[f"{name}Test"] = per_cent(row["test"])
     rope, vanilla = models["rope, pretrained"], models["vanilla, pretrained"]
+    seeds = [group["dev"] for group in other_runs(run) if len(group) > 1]
     return macros | {
-        "ropeLead": points(rope["dev"] - vanilla["dev"]),
+        "vanillaBar": tex(f"{vanilla['bar']:.0%}"),
+        "ropeBar": tex(f"{rope['bar']:.0%}"),
+        "vanillaGap": points(vanilla["dev"] - vanilla["test"]),
+        "vanillaGapP": p_value(fisher(vanilla)),
+        "ropeLead": points(rope["dev"] - vanilla["dev"], "+"),
+        "seedSpread": points(max((seed.max() - seed.min() for seed in seeds), default=np.nan)),
         "dataName": {"own": "project's own", "course": "course's"}.get(run.name, f"``{tex(run.name)}''"),
         "recipe": tex(run.recipe),
-        "recipeAbout": tex(RECIPES[run.recipe].about if run.recipe in RECIPES else "another recipe"),
         "seed": str(run.seed),
         "hardware": tex(", ".join(rope[["hardware", "precision"]])),
         "devQuestions": f"{rope['n']:.0f}",
+        "testQuestions": "--" if pd.isna(rope["test_n"]) else f"{rope['test_n']:.0f}",
     }
+
+
+def trainings(run: Run) -> dict[str, str]:
+    """Part 2: what all trainings share, and the loss of the pretrainings."""
+    trainer = settings.trainers(run.recipe, run.data)["pretraining"]
+    config = trainer.config
+    vanilla, rope = (
+        run.rows("loss_curve", "the loss", run.training, variant=variant).set_index("step")["loss"]
+        for variant in ("vanilla", "rope")
+    )
+    start, end = vanilla.iloc[0], vanilla.iloc[-1]
+    return {
+        "weightDecay": f"{config.weight_decay:g}",
+        "clip": f"{config.grad_norm_clip:g}",
+        "warmup": f"{config.warmup_tokens:,}",
+        "steps": f"{trainer.total_steps:,}",
+        "guessLoss": f"{np.log(trainer.model.config.vocab_size):.1f}",
+        "vanillaFirstLoss": f"{start:.2f}",
+        "vanillaLastLoss": f"{end:.2f}",
+        "vanillaMostFallen": f"{(vanilla <= start - 0.75 * (start - end)).idxmax():,.0f}",
+        "ropeLastLoss": f"{rope.iloc[-1]:.2f}",
+    }
+
+
+def corruption(run: Run) -> dict[str, str]:
+    """Part 2(e): an epoch of examples by the handout's rule and by the recipe's."""
+    pairs = read_text(run.data / settings.PAIRS)
+    places = dict(zip(names_in(pairs, settings.PAIRS), (place for *_, place in read_pairs(pairs, "")), strict=True))
+    macros = {}
+    for name, recipe in (("plain", DEFAULT_RECIPE), ("recipe", run.recipe)):
+        trainer = settings.trainers(recipe, run.data)["pretraining"]
+        x, _ = Batches(trainer.train_dataset, run.seed)[0, list(range(len(trainer.train_dataset)))]
+        itos, documents = trainer.train_dataset.itos, trainer.train_dataset.data
+        drawn = ["".join(itos[i] for i in ids).split(MASK_CHAR)[:3] for ids in x.tolist()]
+        spans = np.array([len(parts[2]) for parts in drawn])
+        lengths = np.array([sum(map(len, parts)) for parts in drawn])
+        titles = [document.partition(". ")[0] for document in documents]
+        asked = [places[who] in parts[2] for who, parts in zip(titles, drawn, strict=True) if who in places]
+        macros |= {
+            f"{name}Shortest": f"{lengths.min()}",
+            f"{name}Longest": f"{lengths.max()}",
+            f"{name}Length": f"{lengths.mean():.0f}",
+            f"{name}Span": per_cent((spans / lengths).mean()),
+            f"{name}Place": per_cent(np.mean(asked) if asked else np.nan),
+        }
+    return macros
+
+
+def order(run: Run) -> dict[str, str]:
+    """Part 1(a): how well the next character is predicted with each kind of positions, and without any context."""
+    found = experiment_tables.select_positions(rows.RESULTS)
+    found = found[(found["first"] > 32) & (found["last"] <= 64)]  # the second half of the trained window
+    losses = found.groupby("positions", observed=True)["loss"].mean()
+    macros = {f"{kind}Positions": f"{loss:.2f}" for kind, loss in losses.items() if kind != "sinusoidal"}
+    counts = np.array([*Counter(read_text(run.data / "wiki.txt")).values()])
+    return macros | {"noContext": f"{stats.entropy(counts):.2f}"}
 
 
 def wordings(run: Run) -> dict[str, str]:
     """Part 4."""
-    ours, llm = run.wording(), run.llm()
-    bare, told = llm["bare"], llm["instructed"]
+    ours, llm = run.wording(), run.llm().set_index(["prompt", "template"])
+    questions = run.rows("sensitivity_questions", "the reworded question", run.training)
+    changed = questions[questions["answer"] != questions["reworded_answer"]]
+    wrong = changed[changed["reworded_answer"] != changed["truth"]]
+    pairs = read_text(run.data / settings.PAIRS)
+    trained = {place for *_, place in read_pairs(pairs, settings.PAIRS)}
+    told = llm.loc["instructed"]
     macros = {
         "originalWording": tex(ORIGINAL.replace("NAME", "…")),
         "rewordedWording": tex(REWORDED.replace("NAME", "…")),
         "lostCount": f"{ours['only_original']:.0f}",
         "wonCount": f"{ours['only_reworded']:.0f}",
         "pValue": p_value(ours["p_mcnemar"]),
+        "changedCount": f"{len(changed)}",
+        "changedWrong": f"{len(wrong)}",
+        "changedTrain": f"{wrong['reworded_answer'].isin(trained).sum()}",
         "parameters": f"{ours['parameters']:,.0f}",
-        "llmName": rf"\code{{{tex(bare['model'])}}}",
-        "llmParameters": f"{bare['parameters']:,.0f}",
+        "llmName": rf"\code{{{tex(told.iloc[0]['model'])}}}",
+        "llmParameters": f"{told.iloc[0]['parameters']:,.0f}",
         "instructions": tex(PROMPTS["instructed"].replace("{question}", ORIGINAL.replace("NAME", "…"))),
-        "llmChange": points(told["read_reworded"] - told["read_original"]),
-        "ropeChange": points(ours["exact_reworded"] - ours["exact_original"]),
+        "ropeChange": points(ours["reworded"] - ours["original"], "+"),
+        "llmChange": points(told.loc["reworded", "normalised"] - told.loc["original", "normalised"], "+"),
+        "llmLost": f"{told.loc['reworded', 'only_original']:.0f}",
+        "llmWon": f"{told.loc['reworded', 'only_reworded']:.0f}",
+        "llmP": p_value(told.loc["reworded", "p_mcnemar"]),
     }
     for wording in tables.WORDINGS:
-        macros[f"bare{wording.title()}Exact"] = per_cent(bare[f"exact_{wording}"])
-        macros[f"bare{wording.title()}Read"] = per_cent(bare[f"read_{wording}"])
-        macros[f"instructed{wording.title()}Read"] = per_cent(told[f"read_{wording}"])
+        macros[f"bare{wording.title()}Exact"] = per_cent(llm.loc[("bare", wording), "exact"])
+        macros[f"bare{wording.title()}Read"] = per_cent(llm.loc[("bare", wording), "normalised"])
+        macros[f"instructed{wording.title()}Read"] = per_cent(told.loc[wording, "normalised"])
     return macros
 
 
@@ -191,12 +280,12 @@ def confidence(run: Run) -> dict[str, str]:
     row, questions = run.answers().iloc[0], run.answers("analysis_questions")
     wrong, coverage = questions[~questions["right"]], run.answers("analysis_coverage").set_index("percent")
     half, share = int(coverage["n"][50]), coverage["share"][50]
+    auroc = row[["auroc", "auroc_low", "auroc_high"]]
     return {
         "vanillaWrong": str(len(wrong)),
         "inTrainWrong": str(wrong["in_train"].sum()),
-        "auroc": "--" if pd.isna(row["auroc"]) else f"{row['auroc']:.2f}",
+        "auroc": "--" if auroc.isna().any() else "{:.2f} (95\\,\\%: {:.2f} to {:.2f})".format(*auroc),
         "surestHalf": f"{round(share * half)} of {half}",
-        "surestHalfShare": per_cent(share),
         "coverageAtNinety": tex(f"{row['coverage_at_90']:.0%}"),
     }
 
@@ -205,26 +294,30 @@ def strategy(run: Run) -> dict[str, str]:
     """Part 3(c), about the vanilla model."""
     row, namesakes = run.answers().iloc[0], run.answers("analysis_namesakes")
     places = run.answers("analysis_invented")["answer"].value_counts().head(3)
-    mixed = namesakes[(namesakes["people"] == "mixed") & (namesakes["same"] == "surname")].iloc[0]
-    return {
+    macros = {
         "inventedCount": f"{row['invented_n']:.0f}",
         "inventedInTrain": per_cent(row["invented_in_train"] / row["invented_n"]),
         "inventedPlaces": tex(", ".join(f"{place} ({n})" for place, n in places.items())),
-        "alike": per_cent(row["alike_hits"] / row["alike_n"]),
-        "alikeByChance": tex(experiment_tables.by_chance(row, "alike_chance")),
-        "mixedCount": f"{mixed['n']:.0f}",
-        "mixedShare": tex(percent(mixed["hits"] / mixed["n"], mixed["n"])),
-        "mixedByChance": tex(experiment_tables.by_chance(mixed, "chance")),
     }
+    mixed = namesakes[namesakes["people"] == "mixed"].set_index("same")
+    for name, same in (("surname", "surname"), ("firstName", "first name")):
+        found = mixed.loc[same]
+        macros[f"{name}Share"] = tex(percent(found["hits"] / found["n"], found["n"]))
+        macros[f"{name}Chance"] = tex(experiment_tables.by_chance(found, "chance"))
+    return macros | {"mixedCount": f"{mixed['n'].iloc[0]:.0f}"}
 
 
 def texts(run: Run) -> dict[str, str]:
     """What the data files hold."""
-    documents = [line for line in read_text(run.data / "wiki.txt").split("\n") if line.strip()]
+    documents = [line.lower() for line in read_text(run.data / "wiki.txt").split("\n") if line.strip()]
     counts = {name: sum(words in line for line in documents) for name, words in PHRASES.items()}
     counts |= {"documents": len(documents)}
-    counts |= {"pairs": len(read_text(run.data / "birth_places_train.tsv").rstrip("\n").split("\n"))}
+    counts |= {"pairs": len(read_text(run.data / settings.PAIRS).rstrip("\n").split("\n"))}
     return {name: f"{count:,}" for name, count in counts.items()}
+
+
+PARTS: tuple[Callable[[Run], dict[str, str]], ...]
+PARTS = (accuracies, trainings, corruption, order, wordings, confidence, strategy, texts)
 
 
 # ---------------------------------------------------------------- tables
@@ -233,17 +326,26 @@ def texts(run: Run) -> dict[str, str]:
 def accuracy_table(run: Run) -> str:
     """The handout's models."""
     models = [row.to_frame().T for row in run.models().values()]
-    return latex(tables.table(models, ("model", "dev (95 %)", "test (95 %)", "bar", "minutes")), "lllrr")
+    return latex(tables.table(models, ("model", "dev (95 %)", "test (95 %)", "minutes")), "lllr")
+
+
+def settings_table(run: Run) -> str:
+    """The hyperparameters of all trainings, beside the handout's."""
+    return latex(settings.table(run.recipe, run.data), "llrrrrrrlr")
+
+
+def other_runs(run: Run) -> list[pd.DataFrame]:
+    """The pretrained models of all other runs, and this run's where it has further seeds."""
+    models = tables.read_models(run.folder)
+    groups = tables.grouped(models[models["bar"].notna()], "model", "data", "recipe", "hardware", "precision")
+    this = (run.name, run.recipe, run.seed)
+    return [group for group in groups if [this] != list(group[["data", "recipe", "seed"]].itertuples(False, None))]
 
 
 def other_table(run: Run) -> str:
-    """Pretrained models by other recipes or on other data."""
-    models = tables.read_models(run.folder)
-    others = models[models["bar"].notna() & ((models["data"] != run.name) | (models["recipe"] != run.recipe))]
-    groups = tables.grouped(others, "model", "data", "recipe", "hardware", "precision")
-    return latex(
-        tables.table(groups, ("model", "data", "recipe", "seeds", "dev (95 %)", "range", "hardware")), "lllllll"
-    )
+    """Pretrained models by other recipes, on other data and with other seeds."""
+    columns = ("model", "data", "recipe", "seeds", "dev (95 %)", "range", "test (95 %)")
+    return latex(tables.table(other_runs(run), columns), "lllllll")
 
 
 def example_table(run: Run) -> str:
@@ -259,24 +361,65 @@ def example_table(run: Run) -> str:
     return latex(pd.DataFrame(lines, columns=["person", "answer", "birthplace", "confidence", ""]), "lllrl")
 
 
-def llm_table(run: Run) -> str:
-    """Our models and the LLMs, both wordings."""
-    found = tables.modern_llm(run.folder)
-    found = found[(found["data"] == run.name) & (found["parameters"] != "-")]
-    return latex(found.drop(columns=["parameters", "data"]), "llllllll")
+def changed_table(run: Run) -> str:
+    """Answers of the RoPE model that the other wording changes: the first that become wrong, and the first right."""
+    asked = run.rows("sensitivity_questions", "the reworded question", run.training)
+    right, reworded = (asked[name] == asked["truth"] for name in ("answer", "reworded_answer"))
+    shown = pd.concat([asked[right & ~reworded].head(EXAMPLES), asked[~right & reworded].head(1)])
+    heads = {"name": "person", "answer": "original wording", "reworded_answer": "reworded", "truth": "birthplace"}
+    return latex(shown[[*heads]].rename(columns=heads), "llll")
+
+
+def reply_table(run: Run) -> str:
+    """Replies of the LLM to the bare question: the first with the right place, with a wrong one, with none."""
+    replies = run.llm("modern_llm_replies")
+    replies = replies[(replies["prompt"] == "bare") & (replies["template"] == "original")]
+    right, place = replies["normalised"], replies["place"] != ""
+    shown = pd.concat([replies[kind].head(1) for kind in (right, ~right & place, ~place)])
+    shown["reply"] = [textwrap.shorten(reply, LONGEST_REPLY, placeholder=" …") for reply in shown["reply"]]
+    shown["place"] = shown["place"].replace("", "none")
+    heads = {"name": "person", "reply": "reply", "place": "place read", "truth": "birthplace"}
+    return latex(shown[[*heads]].rename(columns=heads), "lp{7.6cm}ll")
+
+
+def wording_table(run: Run) -> str:
+    """Our model and the LLM, a line a wording."""
+    ours, lines = run.wording(), []
+    for wording in tables.WORDINGS:
+        lines.append(["our RoPE model", tables.ASKED["bare"], wording, percent(ours[wording], ours["n"]), "-"])
+        lines[-1].append(f"{ours[f'only_{wording}']:.0f}")
+    llm = run.llm().set_index(["prompt", "template"])
+    for prompt, asked in tables.ASKED.items():
+        for wording in tables.WORDINGS:
+            row, alone = llm.loc[(prompt, wording)], llm.loc[(prompt, "reworded"), f"only_{wording}"]
+            shares = [percent(row[kind], row["n"]) for kind in ("exact", "normalised")]
+            lines.append(["LLM", asked, wording, *shares, f"{alone:.0f}"])
+    heads = ["model", "asked", "wording", "exact", "place read", "in this wording only"]
+    return latex(pd.DataFrame(lines, columns=heads), "lllllr")
+
+
+TABLES = {
+    "accuracy": accuracy_table,
+    "settings": settings_table,
+    "others": other_table,
+    "examples": example_table,
+    "changed": changed_table,
+    "replies": reply_table,
+    "wordings": wording_table,
+}
 
 
 # ---------------------------------------------------------------- all of it
 
 
-def corruption(data: Path) -> str:
-    """What the program of part (e) prints."""
-    command = ["src/dataset.py", "charcorruption", "--pretrain_corpus_path", str((data / "wiki.txt").resolve())]
+def printed(script: str, data: Path) -> str:
+    """A program of part (e) as typed, and what it prints."""
+    words = [*shlex.split(script), "--pretrain_corpus_path", str((data / "wiki.txt").resolve())]
     place = {"cwd": rows.ROOT, "env": os.environ | {"PYTHONUTF8": "1"}}
-    done = subprocess.run([sys.executable, *command], **place, capture_output=True, encoding="utf-8")
+    done = subprocess.run([sys.executable, *words], **place, capture_output=True, encoding="utf-8")
     if done.returncode:
         raise UserError(done.stderr.strip().removeprefix("error: "))
-    return "$ python src/dataset.py charcorruption\n" + done.stdout.rstrip() + "\n"
+    return f"$ python {script}\n{done.stdout.rstrip()}\n"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -290,14 +433,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=rows.ROOT / "expt" / "report", help="default: expt/report")
     args = parser.parse_args(argv)
     run = find_run(args)
-    written = {"accuracy": accuracy_table, "others": other_table, "llm": llm_table, "examples": example_table}
-    written = {name: table(run) for name, table in written.items()}
-    written["numbers"] = "".join(f"\\newcommand{{\\{name}}}{{{value}}}\n" for name, value in numbers(run).items())
+    macros = {name: value for part in PARTS for name, value in part(run).items()}
+    written = {f"{name}.tex": table(run) for name, table in TABLES.items()}
+    written["numbers.tex"] = "".join(f"\\newcommand{{\\{name}}}{{{value}}}\n" for name, value in macros.items())
+    for code in (CausalSelfAttention.forward, CharCorruptionDataset.__getitem__, CharCorruptionDataset.choose_span):
+        written[f"{code.__name__.strip('_')}.py"] = textwrap.dedent(inspect.getsource(code))
+    positions = figures.positions(rows.RESULTS)
+    positions.set_size_inches(5.4, 2.8)  # wide and low
+    drawn = {
+        "corruption": figures.console(printed("src/dataset.py charcorruption", run.data)),
+        "recipe_corruption": figures.console(printed(f"src/examples.py --recipe {run.recipe}", run.data)),
+        "sinusoids": figures.sinusoids(),
+        "positions": positions,
+        "loss_curve": figures.loss_curve(run.rows("loss_curve", "the loss", run.training)),
+    }
     args.out.mkdir(parents=True, exist_ok=True)
     for name, text in written.items():
-        write_text(args.out / f"{name}.tex", text)
-    figures.save(figures.console(corruption(args.data)), args.out / "corruption.pdf")
-    figures.save(figures.sinusoids(), args.out / "sinusoids.pdf")
+        write_text(args.out / name, text)
+    for name, figure in drawn.items():
+        figures.save(figure, args.out / f"{name}.pdf")
     print(f"{args.out}: data {run.name}, recipe {run.recipe}, seed {run.seed}")
     return 0
 

@@ -3,7 +3,7 @@
     python report/llm.py [--data FOLDER] [--data_name NAME] [--results FOLDER]
 
 takes every record modern_llm.*.jsonl of a folder that is about the dev questions of the data, adds a row to modern_llm
-for each, and writes results.md and the figure of part 4 anew.
+and the replies to modern_llm_replies for each, and writes results.md and the figure of part 4 anew.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 
 from engine.hub import read_record
-from engine.wordings import mcnemar
+from engine.wordings import mcnemar, names_in
 from modern_llm import PROMPTS, TEMPLATES
 from report import figures, rows, tables
 from utils import UserError, cli, fingerprint, read_text
@@ -36,6 +36,18 @@ def measured(settings: dict, notes: list[dict], original: list[dict]) -> dict:
     return found | {"parameters": settings["parameters"], "questions": settings["questions"]}
 
 
+def replies(settings: dict, notes: list[dict], names: list[str]) -> list[dict]:
+    """The scored replies of a record, each on one line."""
+    prompt, template = CELLS[settings["message"]]
+    asked = {"model": settings["model"], "prompt": prompt, "template": template, "n": len(notes)}
+    return [
+        asked
+        | {"name": names[note["question"]], "truth": note["answer"], "reply": " ".join(note["raw"].split())}
+        | {"place": note["parsed"], "exact": note["exact"], "normalised": note["normalised"]}
+        for note in notes
+    ]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Add the rows."""
     parser = argparse.ArgumentParser(description="Make rows of results from the replies of LLMs.")
@@ -45,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=rows.ROOT / "expt" / "results", help="default: expt/results")
     args = parser.parse_args(argv)
     name, corpus = args.data_name or rows.data_name(args.data), fingerprint(read_text(args.data / "wiki.txt"))
-    asked = fingerprint(read_text(args.data / "birth_dev.tsv"))
+    dev = read_text(args.data / "birth_dev.tsv")
+    names, asked = names_in(dev, str(args.data / "birth_dev.tsv")), fingerprint(dev)
     found = {}
     for path in sorted(args.folder.glob("modern_llm.*.jsonl")):
         settings, replies = read_record(path)
@@ -60,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         made = {"hardware": settings.get("hardware"), "precision": settings["precision"]}
         made = rows.provenance(f"make llm LLM={model}", name, corpus, **made)
         _, original = found.get((model, prompt, "original"), (None, []))
+        rows.add("modern_llm_replies", [made | reply for reply in replies(settings, notes, names)], args.results)
         print(f"a row in {rows.add('modern_llm', made | measured(settings, notes, original), args.results)}")
     tables.write(args.results)
     figures.save(figures.sensitivity(args.results), args.results / "sensitivity.png")

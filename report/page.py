@@ -70,9 +70,8 @@ def details(folder: Path, asked: pd.DataFrame, corpus: str) -> dict[str, list[tu
     """By name what can be opened about a person: titles and texts."""
     first, found = asked.iloc[0], {name: [] for name in asked["name"]}
     if fingerprint(corpus) == first["corpus"]:
-        for line in corpus.split("\n"):
-            if (name := line.partition(". ")[0]) in found:
-                found[name].append(("document", line))
+        for name, known in found.items():
+            known += [("document", line) for line in corpus.split("\n") if line.startswith(f"{name}. ")]
     run = {name: first[name] for name in ("data", "corpus")}
     reworded = rows.select(
         rows.read("sensitivity_questions", folder), **run, recipe=first["recipe"], seed=first["seed"]

@@ -13,6 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 import london_baseline
 import run
 import sensitivity
@@ -23,7 +26,9 @@ from experiments import speed
 from report import figures, rows, tables
 from report.rows import DATA_FILES, ROOT
 from scripts import submission
-from utils import cli, evaluate_places, fingerprint, read_text, write_text
+from utils import cli, evaluate_places, fingerprint, read_pairs, read_text, write_text
+
+CURVE_POINTS = 50  # of a loss curve
 
 
 class Reproduction:
@@ -136,6 +141,17 @@ class Reproduction:
         self.train("finetune", variant, f"{variant}.finetune.params", f"{variant}.pretrain.params")
         return self.evaluate(variant, f"{variant}.finetune.params", f"{variant}.pretrain")
 
+    def loss_curve(self, variant: str) -> list[dict]:
+        """The loss of the last pretraining: a mean over each part of the steps. Empty if its log is gone."""
+        folder = self.out / ("expt" if self.out == ROOT else "logs")
+        logs = sorted(folder.glob(f"pretrain/run_{variant}_*"), key=lambda log: log.stat().st_mtime)
+        if not logs:
+            return []
+        losses = scalars(logs[-1], "train/loss")
+        parts = np.array_split(losses, min(CURVE_POINTS, len(losses)))
+        ends = np.cumsum([len(part) for part in parts])
+        return [{"step": int(end), "loss": round(float(part.mean()), 4)} for end, part in zip(ends, parts, strict=True)]
+
     def all(self, results: Path) -> None:
         """Parts (d), (f), (g) and 4(a); the rows go into a folder of results."""
         print("\n=== part (d): vanilla without pretraining, and London for everyone")
@@ -149,16 +165,33 @@ class Reproduction:
             print(f"\n=== part ({part}): {variant}, pretrained and finetuned")
             trained = self.pretrained(variant)
             rows.add("accuracy", trained, results)
+            machine = {name: trained[name] for name in ("hardware", "precision")}
+            if curve := [self.row(variant, **part, **machine) for part in self.loss_curve(variant)]:
+                rows.add("loss_curve", curve, results)
         print("\n=== part 4(a): the question in other words")
         flags = {"reading_params_path": self.file("rope.finetune.params")}
         flags |= {"eval_corpus_path": self.file("birth_dev.tsv")}
         flags |= {"outputs_path": self.file("rope.sensitivity.dev.predictions")}
-        found = self.do("evaluate", "rope", sensitivity, **flags).result()
+        asked = self.do("evaluate", "rope", sensitivity, **flags)
+        found = asked.result()
         row = self.row("rope", dev=found["reworded"], n=found["n"])
         controls.append({"what": "rope, question reworded (4a)", **row})
         rows.add("controls", controls, results)
-        machine = {name: trained[name] for name in ("hardware", "precision")}
         rows.add("sensitivity", self.row("rope", **found, **machine), results)
+        dev = self.file("birth_dev.tsv")
+        questions = [
+            {"name": name, "truth": truth, "answer": original, "reworded_answer": reworded}
+            for name, (_, _, truth), original, reworded in zip(
+                asked.names, read_pairs(read_text(dev), dev), *asked.predictions.values(), strict=True
+            )
+        ]
+        rows.add("sensitivity_questions", [self.row("rope", **each, **machine) for each in questions], results)
+
+
+def scalars(log: Path, tag: str) -> list[float]:
+    """The values of a scalar at every step, from a folder of one TensorBoard log."""
+    events = EventAccumulator(str(log), size_guidance={"scalars": 0}).Reload().Scalars(tag)
+    return [event.value for event in sorted(events, key=lambda event: event.step)]
 
 
 def small_data(data: Path, out: Path, people: int) -> Path:

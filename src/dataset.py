@@ -4,6 +4,8 @@ To see examples:
 
     python src/dataset.py namedata
     python src/dataset.py charcorruption
+
+`examples.py` shows those of a recipe that chooses the spans itself.
 """
 
 import argparse
@@ -132,6 +134,14 @@ class CharCorruptionDataset(Dataset):
 # ---------------------------------------------------------------- looking at examples
 
 
+def show(dataset, itos: dict[int, str]) -> None:
+    """Print the first four examples of a dataset of (x, y), x above y."""
+    for i in range(min(4, len(dataset))):
+        for name, row in zip("xy", dataset[i], strict=True):
+            print(f"{name}: {''.join(itos[t] for t in row.tolist())}")
+        print()
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print four examples of a dataset."""
     parser = argparse.ArgumentParser(description="Print four examples, x above y. Masks are ⁇, padding is □.")
@@ -146,10 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     dataset: CharCorruptionDataset | NameDataset = documents
     if args.dataset_type == "namedata":
         dataset = NameDataset(documents, read_text(args.finetune_corpus_path), args.finetune_corpus_path)
-    for i in range(min(4, len(dataset))):
-        for name, row in zip("xy", dataset[i], strict=True):
-            print(f"{name}: {''.join(dataset.itos[t] for t in row.tolist())}")
-        print()
+    show(dataset, documents.itos)
     return 0
 
 

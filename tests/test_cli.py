@@ -286,6 +286,19 @@ def test_london_baseline_and_exit_codes(program):
         assert re.fullmatch(rf"error: {missing}: [^\n]+\n", result.stderr)
 
 
+def test_examples_of_a_recipe(program):
+    """Those of the handout's recipe are dataset.py's; `fast` corrupts the same documents in another way."""
+    people = invent_people(12, 3)
+    program.write("wiki.txt", people.corpus)
+    plain = program.ok("charcorruption", script="dataset.py").stdout
+    assert program.ok("--recipe", "handout", script="examples.py").stdout == plain
+    found = program.ok("--recipe", "fast", script="examples.py").stdout
+    assert found != plain and found.split("\n")[0] == plain.split("\n")[0]
+    for document, x in zip(people.corpus.split("\n"), found.split("\n")[1:13:3], strict=False):
+        prefix, suffix, span, _ = x.removeprefix("x: ").split("⁇")
+        assert prefix + span + suffix in document
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
 @pytest.mark.parametrize("kind", ["namedata", "charcorruption"])
 def test_examples_of_the_datasets(program, monkeypatch, kind, encoding):

@@ -109,6 +109,12 @@ def test_four_cells(parrot, capsys):
     assert all((r["questions"], r["hardware"]) == (fingerprint(QUESTIONS), "a cage") for r in found)
     assert [r["p_mcnemar"] for r in found] == pytest.approx([nan, 0.125, nan, 0.125], nan_ok=True)
     assert (found[1]["only_original"], found[1]["only_reworded"]) == (4, 0)
+    replies = rows.read("modern_llm_replies", Path("r"))
+    assert replies["name"].tolist() == [*PEOPLE] * 4 and not replies["reply"].str.contains("\u2028").any()
+    shares = replies.groupby(["prompt", "template"])["exact"].mean()
+    assert [(*cell, share) for cell, share in shares.items()] == [
+        (r["prompt"], r["template"], r["exact"]) for r in found
+    ]
     for row in found:
         stem = f"modern_llm.tiny.{row['prompt']}.{row['template']}"
         assert evaluate_places("birth_dev.tsv", lines(f"{stem}.predictions")) == (5, 5 * row["exact"])

@@ -6,13 +6,15 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from engine.recipes import RECIPES
 from helpers import invent_people
-from report import figures, latex, page, rows, tables
+from report import figures, latex, page, rows, settings, tables
 from report.experiment_tables import TABLES
 from utils import UserError, cli, fingerprint
 
@@ -23,7 +25,8 @@ ODD = "[Ștefan] </script>*"  # a name that must come as text, in HTML, Markdown
 
 def put(folder: Path, data: str = NAME, recipe: str = "fast", seed: int = 0) -> None:
     """The rows of one run as the programs write them: vanilla 25 %, rope 45 % of 500."""
-    made = rows.provenance("make run", data, fingerprint(PEOPLE.corpus), seed, hardware="cpu & co", precision="float32")
+    told = {"hardware": "cpu & co", "precision": "float32", "settings": rows.settings_of(RECIPES[recipe])}
+    made = rows.provenance("make run", data, fingerprint(PEOPLE.corpus), seed, **told)
     run = made | {"recipe": recipe, "n": 500, "seconds": 90.0, "tokens": 1000}
     for variant, dev in (("vanilla", 0.25), ("rope", 0.45)):
         rows.add("accuracy", run | {"variant": variant, "dev": dev}, folder)
@@ -36,12 +39,23 @@ def put(folder: Path, data: str = NAME, recipe: str = "fast", seed: int = 0) -> 
     for prompt, template in ((prompt, template) for prompt in tables.ASKED for template in tables.WORDINGS):
         told = {"model": "some/small_LLM", "prompt": prompt, "template": template, "parameters": 1234567}
         told |= {"exact": 0.0, "normalised": 0.08} | (counts if template == "reworded" else {})
-        rows.add("modern_llm", made | {"n": 500} | told, folder)
+        rows.add("modern_llm", made | {"n": 500, "questions": fingerprint(PEOPLE.unseen)} | told, folder)
+        reply = {"name": ODD, "truth": "Rome", "reply": f"{ODD} was born.", "place": "", "exact": False}
+        reply |= {name: told[name] for name in ("model", "prompt", "template")} | {"n": 500}
+        replies = [reply | {"normalised": False}, reply | {"place": "Rome", "normalised": True}]
+        rows.add("modern_llm_replies", [made | one for one in replies], folder)
+    asked = {"variant": "rope", "name": ODD, "truth": "Rome", "answer": "Rome"}
+    answers = [asked | {"reworded_answer": place} for place in ("Rome", "Bonn", "Nowhere")]
+    rows.add("sensitivity_questions", [run | one for one in answers], folder)
+    for variant in ("vanilla", "rope"):
+        steps = [{"step": 10 * i, "loss": loss} for i, loss in enumerate((4, 1.5, 1, 0.5), 1)]
+        rows.add("loss_curve", [run | {"variant": variant} | one for one in steps], folder)
 
 
-def put_answers(folder: Path, data: str = NAME, corpus: str = "c0") -> None:
+def put_answers(folder: Path, data: str = NAME, corpus: str = fingerprint(PEOPLE.corpus)) -> None:
     """The rows of experiments on answers: ten dev questions, the surer the earlier; 0, 1, 2 and 4 are right."""
-    made = rows.provenance("python x", data, corpus, 0, hardware="cpu", precision="float32") | {"recipe": "fast"}
+    machine = {"hardware": "cpu", "precision": "float32"}
+    made = rows.provenance("python x", data, corpus, 0, **machine) | {"recipe": "fast"}
     people = [f"{ODD} {i}" for i in range(10)]
     for model in page.ASKED:
         run = made | {"model": model, "variant": model.partition(",")[0]}
@@ -51,22 +65,15 @@ def put_answers(folder: Path, data: str = NAME, corpus: str = "c0") -> None:
             for i, (name, right) in enumerate(zip(people, (i in (0, 1, 2, 4) for i in range(10)), strict=True))
         ]
         rows.add("analysis_questions", [run | one for one in asked], folder)
-        chance = {
-            "alike_n": 100,
-            "alike_hits": 20,
-            "alike_chance": 0.1,
-            "alike_chance_low": 0.05,
-            "alike_chance_high": 0.15,
-        }
         found = {"n": 10, "right": 4, "ece": 0.1, "coverage_at_90": 0.3, "invented_n": 2}
-        found |= {"invented_in_train": 1, "auroc": 0.8, "auroc_low": 0.7, "auroc_high": 0.9, **chance}
+        found |= {"invented_in_train": 1, "auroc": 0.8, "auroc_low": 0.7, "auroc_high": 0.9}
         rows.add("analysis", run | found, folder)
         rows.add("analysis_bins", [run | {"confidence": 0.5, "n": 10, "right": 4}], folder)
         coverage = [{"percent": p, "n": p // 10, "share": 0.5} for p in (25, 50, 75, 100)]
         rows.add("analysis_coverage", [run | one for one in coverage], folder)
         rows.add("analysis_invented", [run | {"language": "Old", "name": "Jo Pa", "answer": "Oslo"}] * 2, folder)
-        same = {"people": "mixed", "same": "surname", "n": 40, "hits": 10, "chance": 0.1}
-        rows.add("analysis_namesakes", [run | same | {"chance_low": 0.05, "chance_high": 0.15}], folder)
+        same = {"people": "mixed", "n": 40, "hits": 10, "chance": 0.1, "chance_low": 0.05, "chance_high": 0.15}
+        rows.add("analysis_namesakes", [run | same | {"same": name} for name in ("surname", "first name")], folder)
 
 
 @pytest.fixture
@@ -202,7 +209,7 @@ def test_the_page_opens_what_is_known_of_a_person(folder):
     made = {"data": NAME, "corpus": fingerprint(corpus), "name": f"{ODD} 3"}
     run = {"variant": "rope", "recipe": "fast", "seed": 0, "reworded_answer": "Ulm"}
     rows.add("sensitivity_questions", [made | run, made | run | {"name": "somebody else"}], folder)
-    llm = {"model": "some/LLM", "prompt": "bare", "template": "original", "n": 500}
+    llm = {"model": "some/LLM", "prompt": "bare", "template": "original", "n": 500, "exact": False, "normalised": False}
     rows.add("modern_llm_replies", [made | llm | {"reply": "In Köln, <b>I</b> think."}], folder)
     rows.add("modern_llm_replies", [made | llm | {"corpus": "another", "model": "old", "reply": "?"}], folder)
     text, people = held(folder, folder)
@@ -257,26 +264,63 @@ def test_every_number_follows_its_row(folder):
     """report.tex uses every macro, and has no percentage of its own but the intervals' 95 %."""
     before = macros(folder)
     known = {"ropeDev": r"45.0\%", "ropeCount": "225 of 500", "ropeTest": "--", "pairs": "28", "vanillaWrong": "6"}
-    known |= {
-        "pValue": r"\ensuremath{=1.2\times10^{-63}}",
-        "surestHalf": "2 of 5",
-        "mixedShare": r"25.0\% (14.2 to 40.2)",
-    }
-    assert known.items() <= before.items() and before["dataName"] == "``my class''"
+    known |= {"pValue": r"\ensuremath{=1.2\times10^{-63}}", "llmChange": r"\ensuremath{+0.0}", "bornLines": "40"}
+    known |= {"surestHalf": "2 of 5", "surnameShare": r"25.0\% (14.2 to 40.2)", "changedCount": "2"}
+    known |= {"vanillaFirstLoss": "4.00", "vanillaLastLoss": "0.50", "vanillaMostFallen": "30"}
+    assert {name: before.get(name) for name in known} == known and before["dataName"] == "``my class''"
     found = rows.read("accuracy", folder).query("variant == 'vanilla'").iloc[0].to_dict()
-    rows.add("accuracy", found | {"dev": 0.2}, folder)
+    rows.add("accuracy", found | {"dev": 0.2, "test": 0.3, "test_n": 400}, folder)
     after = macros(folder)
     changed = {name: value for name, value in after.items() if before[name] != value}
-    assert changed == {"vanillaDev": r"20.0\%", "vanillaCount": "100 of 500", "ropeLead": "25.0"}
+    assert changed.pop("vanillaGapP") == r"\ensuremath{=5.9\times10^{-4}}"
+    new = {"vanillaDev": r"20.0\%", "vanillaTest": r"30.0\%", "vanillaCount": "100 of 500"}
+    assert changed == new | {"vanillaGap": r"\ensuremath{10.0}", "ropeLead": r"\ensuremath{+25.0}"}
     text = re.sub(r"(?m)^%.*", "", (rows.ROOT / "report" / "report.tex").read_text(encoding="utf-8"))
     assert not [name for name in before if not re.search(rf"\\{name}\b", text)]
-    assert re.findall(r"\d[\d.]*\\?,?\\%", text) == [r"95\,\%"]
+    assert set(re.findall(r"\d[\d.]*\\?,?\\%", text)) == {r"95\,\%"}
+
+
+def test_examples_are_corrupted_as_the_recipes_say(folder):
+    """Lengths of 4 to 112, a quarter masked; the recipe asks for the birthplace more often."""
+    found = macros(folder)
+    share = {name: float(found[f"{name}Place"].rstrip("\\%")) for name in ("plain", "recipe")}
+    assert 0 <= share["plain"] < share["recipe"] <= 100
+    assert all(4 <= int(found[f"{name}Shortest"]) < int(found[f"{name}Longest"]) <= 112 for name in share)
+
+
+def test_answers_and_replies_that_are_shown(folder):
+    """An answer that the other wording changes; a reply with the right place and one with none."""
+    macros(folder)
+    changed, replies = ((folder / "out" / f"{name}.tex").read_text() for name in ("changed", "replies"))
+    assert "& Rome & Bonn & Rome" in changed and "& Rome & Rome &" not in changed
+    assert replies.count("was born.") == 2 and "& Rome & Rome" in replies and "& none & Rome" in replies
+
+
+def test_the_hyperparameters_are_those_that_run_py_trains_with(folder):
+    """The handout's beside the recipe's; `fast` finetunes on the documents, too."""
+    found = settings.table("fast", folder).set_index(["", "recipe"])
+    assert found.loc[("pretraining", "handout")].tolist() == [
+        *("41", "650", "128", "650", "0.006", "-", "cosine, 650 epochs", "0.1")
+    ]
+    assert found.loc[("finetuning", "handout"), ["examples", "epochs", "batch"]].tolist() == ["28", "10", "256"]
+    fast = RECIPES["fast"].pretrain
+    assert found.loc[("pretraining", "fast"), ["epochs", "Muon"]].tolist() == [
+        str(fast.max_epochs),
+        f"{fast.muon_lr:g}",
+    ]
+    assert found.loc[("finetuning", "fast"), "examples"] == "69"
+    assert len(settings.table("handout", folder)) == 3
 
 
 @pytest.mark.parametrize(
     ("table", "command"),
-    [(table, "make run RECIPE=fast SEED=0") for table in ("accuracy", "controls", "sensitivity")]
-    + [("modern_llm", "make llm"), ("analysis", "python experiments/")],
+    [
+        *((table, "make run RECIPE=fast SEED=0") for table in ("accuracy", "controls", "sensitivity", "loss_curve")),
+        ("sensitivity_questions", "make run RECIPE=fast SEED=0"),
+        ("modern_llm", "make llm"),
+        ("modern_llm_replies", "make llm"),
+        ("analysis", "python experiments/"),
+    ],
 )
 def test_a_missing_row_names_its_command(folder, table, command, capsys):
     """With the folders and the name of the data; one line, exit code 2, and nothing is written."""
@@ -295,7 +339,7 @@ def test_a_missing_row_names_its_command(folder, table, command, capsys):
 
 
 def test_which_run_is_meant(folder):
-    """The data's own name and the main recipe, or the only run there is; flags say more. Other texts are refused."""
+    """The data's own name and the main recipe, or the only run there is; flags say more."""
     put(folder, recipe="best")
     with pytest.raises(UserError, match=r"several runs; .*DATA_NAME=my class RECIPE=best"):
         macros(folder)
@@ -304,8 +348,18 @@ def test_which_run_is_meant(folder):
     assert (
         macros(folder)["dataName"] == "``other''" and macros(folder, data_name=NAME, recipe="fast")["recipe"] == "fast"
     )
+
+
+def test_rows_of_other_data_or_another_recipe_are_refused(folder, monkeypatch):
+    """Rows of another corpus, of an LLM that was asked other questions, of a recipe with other numbers."""
+    (folder / "birth_dev.tsv").write_text("Where was A B born?\tC\n")
+    with pytest.raises(UserError, match=r"modern_llm\.csv: holds no row of an LLM asked these questions.*`make llm"):
+        macros(folder)
+    monkeypatch.setitem(RECIPES, "fast", replace(RECIPES["fast"], finetune=RECIPES["handout"].finetune))
+    with pytest.raises(UserError, match="trained when fast was another recipe; run `make run RECIPE=fast"):
+        macros(folder)
     (folder / "wiki.txt").write_text("Another text. Who?\n")
-    with pytest.raises(UserError, match=r"another corpus than .*wiki\.txt"):
+    with pytest.raises(UserError, match=r"another corpus than .*wiki\.txt; run `make run"):
         macros(folder)
 
 
@@ -317,10 +371,11 @@ def test_the_pdf(folder):
     done = subprocess.run(command, env=os.environ | {"TEXINPUTS": f"{out}:"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     log = (out / "report.log").read_text(encoding="latin-1").replace("\n", "")
-    assert not [wide for wide in re.findall(r"Overfull \\[hv]box \(([\d.]+)pt", log) if float(wide) > 2]
+    assert not [wide for wide in re.findall(r"Overfull \\[hv]box \(([\d.]+)pt", log) if float(wide) > 3]
     assert "undefined" not in log and "Missing character" not in log
     text = subprocess.run(["pdftotext", out / "report.pdf", "-"], capture_output=True, text=True, check=True).stdout
     assert "Model solution." in text and "225 of 500" in text and "U+0218" in text and "my class" in text
+    assert "def choose_span" in text and "src/examples.py --recipe fast" in text
 
 
 def test_every_letter_can_be_printed(tmp_path):

@@ -48,6 +48,12 @@ def test_the_rows_of_a_run(data, tmp_path, monkeypatch):
     )
     assert rope["command"].endswith("--recipe fast --seed 3 --data FOLDER --data_name 'my class'")
     assert rows.is_current(trained).all()
+    questions, curve = (rows.read(table, tmp_path / "results") for table in ("sensitivity_questions", "loss_curve"))
+    for column, share in (("answer", found["original"]), ("reworded_answer", found["reworded"])):
+        assert (questions[column] == questions["truth"]).mean() == share
+    assert len(questions) == 10 and questions[same].iloc[0].equals(rope[same])
+    steps, last = curve[curve["variant"] == "rope"], trained[trained["variant"] == "rope"]["loss"].item()
+    assert steps["step"].is_monotonic_increasing and steps["loss"].mean() == pytest.approx(last, abs=0.01)
     assert {path.name for path in (tmp_path / "out").glob("*.params")} == {
         "vanilla.model.params",
         *(f"{variant}.{step}.params" for variant in ("vanilla", "rope") for step in ("pretrain", "finetune")),
