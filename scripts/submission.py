@@ -172,14 +172,14 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def check_code(archive: Archive, folder: str, data: Data) -> Finding:
+def check_code(archive: Archive) -> Finding:
     """Whether the handout's classes and functions are defined; nothing is parsed or run. UserError: they are not."""
     code = [archive.read(name, TEXT_LIMIT).decode(errors="replace") for name in archive.files if name.endswith(".py")]
     defined = re.findall(r"^\s*(?:class|def)\s+(\w+)", "\n".join(code), re.M)
     lacking = [f"{name} ({file})" for file, names in STARTER.items() for name in names if name not in defined]
     if lacking:
-        raise UserError(f"{folder}: not defined: {', '.join(lacking)}; fill in the starter's gaps")
-    return Finding("ok", f"{folder}: the handout's classes and functions are defined")
+        raise UserError(f"src/: not defined: {', '.join(lacking)}; fill in the starter's gaps")
+    return Finding("ok", "src/: the handout's classes and functions are defined")
 
 
 def model_shapes(characters: int, layers: int, width: int) -> dict[str, tuple[int, ...]]:
@@ -189,7 +189,7 @@ def model_shapes(characters: int, layers: int, width: int) -> dict[str, tuple[in
     return {name: tuple(p.shape) for name, p in parameters if name != "pos_emb" and ".attn." not in name}
 
 
-def check_params(archive: Archive, name: str, data: Data) -> Finding:
+def check_params(archive: Archive, name: str, characters: int) -> Finding:
     """Whether a parameter file is a whole model of its variant. UserError: it is not."""
     raw, variant = archive.read(name, PARAMS_LIMIT), name.split(".")[0]
     remedy = "save it with torch.save(model.state_dict(), path)"
@@ -209,9 +209,8 @@ def check_params(archive: Archive, name: str, data: Data) -> Finding:
             raise UserError(f"{name}: {key} has not the shape {shape}, or is missing; {remedy}")
     if ("pos_emb" in shapes) != (variant == "vanilla"):
         raise UserError(f"{name}: not a {variant} model (only vanilla has pos_emb); put in the right file")
-    if known != data.characters:
-        expected = f"wiki.txt makes {data.characters}; give its folder with --data"
-        raise UserError(f"{name}: knows {known} characters, {expected}")
+    if known != characters:
+        raise UserError(f"{name}: knows {known} characters, wiki.txt makes {characters}; give its folder with --data")
     return Finding("ok", f"{name}: {variant}, {layers} layers, {width} wide, {known} characters")
 
 
@@ -238,34 +237,37 @@ def percent(correct: float, total: float) -> str:
     return f"{100 * correct / total:.1f} % ({correct:.0f} of {total:.0f})"
 
 
-def check_london(archive: Archive, name: str, data: Data) -> Finding:
+def check_london(archive: Archive, data: Data) -> Finding:
     """The baseline's accuracy, in per cent or as a share. UserError: it is not London's on dev."""
-    text = archive.text(name)
+    text = archive.text(LONDON)
     total, correct = evaluate_places(data.answers["dev"], ["London"] * len(data.questions["dev"]))
     numbers = [float(number) for number in re.findall(r"(?<![\w.-])\d{1,9}(?:\.\d{1,20})?", text)]
     if not any(abs(value - 100 * correct / total) <= 0.05 for n in numbers for value in (n, 100 * n)):
         raise UserError(
-            f"{name}: holds {text.strip()[:20]!r}, London is right in {percent(correct, total)}; "
+            f"{LONDON}: holds {text.strip()[:20]!r}, London is right in {percent(correct, total)}; "
             "make it with python src/london_baseline.py"
         )
-    return Finding("ok", f"{name}: {percent(correct, total)}")
-
-
-CHECKS = {"src/": check_code, ".params": check_params, ".predictions": check_predictions, ".txt": check_london}
+    return Finding("ok", f"{LONDON}: {percent(correct, total)}")
 
 
 def check_zip(file: BinaryIO, source: str, data: Data) -> list[Finding]:
     """All findings about a zip. UserError: it cannot be read at all."""
     archive = Archive(file, source)
     found = list(check_layout(archive, file.seek(0, io.SEEK_END)))
-    present = [name for name in DELIVERABLES if name in archive.files]
-    for name in ("src/", *present):
+    seen: dict[tuple[int, int], str] = {}
+    for name in ["src/", *(name for name in DELIVERABLES if name in archive.files)]:
         try:
-            found.append(CHECKS[posixpath.splitext(name)[1] or name](archive, name, data))
+            if name == "src/":
+                found.append(check_code(archive))
+            elif name.endswith(".params"):
+                found.append(check_params(archive, name, data.characters))
+            elif name.endswith(".predictions"):
+                found.append(check_predictions(archive, name, data))
+            else:
+                found.append(check_london(archive, data))
         except UserError as error:
             found.append(Finding("PROBLEM", str(error)))
-    seen: dict[tuple[int, int], str] = {}
-    for name in present:
+    for name in (name for name in DELIVERABLES if name in archive.files):
         first = seen.setdefault((archive.files[name].CRC, archive.files[name].file_size), name)
         if first != name:
             found.append(Finding("WARNING", f"{name}: the same as {first}; check that it is the right file"))

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from engine.recipes import RECIPES
-from helpers import invent_people
+from helpers import invent_people, write_data
 from report import figures, latex, page, rows, settings, tables
 from report.experiment_tables import TABLES
 from utils import UserError, cli, fingerprint
@@ -79,8 +79,7 @@ def put_answers(folder: Path, data: str = NAME, corpus: str = fingerprint(PEOPLE
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A folder of data and of results, of one run."""
-    for name, text in zip(rows.DATA_FILES, (PEOPLE.corpus, PEOPLE.pairs, PEOPLE.unseen, PEOPLE.questions), strict=True):
-        (tmp_path / name).write_text(text)
+    write_data(tmp_path, PEOPLE)
     put(tmp_path)
     put_answers(tmp_path)
     return tmp_path
