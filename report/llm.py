@@ -36,7 +36,7 @@ def measured(settings: dict, notes: list[dict], original: list[dict]) -> dict:
     return found | {"parameters": settings["parameters"], "questions": settings["questions"]}
 
 
-def replies(settings: dict, notes: list[dict], names: list[str]) -> list[dict]:
+def reply_rows(settings: dict, notes: list[dict], names: list[str]) -> list[dict]:
     """The scored replies of a record, each on one line."""
     prompt, template = CELLS[settings["message"]]
     asked = {"model": settings["model"], "prompt": prompt, "template": template, "n": len(notes)}
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         made = {"hardware": settings.get("hardware"), "precision": settings["precision"]}
         made = rows.provenance(f"make llm LLM={model}", name, corpus, **made)
         _, original = found.get((model, prompt, "original"), (None, []))
-        rows.add("modern_llm_replies", [made | reply for reply in replies(settings, notes, names)], args.results)
+        rows.add("modern_llm_replies", [made | reply for reply in reply_rows(settings, notes, names)], args.results)
         print(f"a row in {rows.add('modern_llm', made | measured(settings, notes, original), args.results)}")
     tables.write(args.results)
     figures.save(figures.sensitivity(args.results), args.results / "sensitivity.png")
