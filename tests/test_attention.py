@@ -66,6 +66,17 @@ def test_rope_cache_holds_cos_then_sin():
     torch.testing.assert_close(cache, expected, rtol=0.0, atol=1e-7)
 
 
+def test_rope_is_equation_1():
+    """RoPE at position t multiplies by the block diagonal matrix of 2 x 2 rotations of handout equation (1)."""
+    x = torch.randn(2, 3, 20, 8)
+    got = apply_rotary_emb(x, precompute_rotary_emb(8, 20))
+    for t in range(20):
+        angles = [t * 10000.0 ** (-2 * (i - 1) / 8) for i in range(1, 5)]
+        turns = [[[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]] for a in angles]
+        matrix = torch.block_diag(*map(torch.tensor, turns))
+        torch.testing.assert_close(got[:, :, t], x[:, :, t] @ matrix.T, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("width", [1, 7, 31])
 def test_rope_is_complex_multiplication(width):
     """RoPE at t multiplies x1 + i x2 of every pair by e^(i t theta), equation (2); a cache may be longer than x."""
