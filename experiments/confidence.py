@@ -13,11 +13,11 @@ import re
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import stats
 
@@ -31,11 +31,11 @@ from model import GPT
 from report import rows
 from utils import MASK_CHAR, UserError, cli, fingerprint, read_pairs, read_text
 
-# Each model's name in the tables, variant, parameter file, and whether it is pretrained.
+# Each model's name in the tables, parameter file, variant, and whether it is pretrained.
 MODELS = (
-    ("rope, pretrained", "rope", "rope.finetune.params", True),
-    ("vanilla, pretrained", "vanilla", "vanilla.finetune.params", True),
-    ("vanilla without pretraining", "vanilla", "vanilla.model.params", False),
+    ("rope, pretrained", "rope.finetune.params", "rope", True),
+    ("vanilla, pretrained", "vanilla.finetune.params", "vanilla", True),
+    ("vanilla without pretraining", "vanilla.model.params", "vanilla", False),
 )
 INVENTED = Path(__file__).with_name("invented_names.txt")  # lines `language<TAB>name`
 TIMES = 1000  # resamples of a bootstrap, shuffles of a permutation
@@ -112,28 +112,6 @@ def largest_coverage(accuracies: np.ndarray, least: float) -> float:
 # ---------------------------------------------------------------- guesses
 
 
-def by_chance(answers: np.ndarray, statistic: Callable[[np.ndarray], float], name: str) -> dict[str, float]:
-    """The mean of a statistic over TIMES shuffles of the answers, and their 95 % range, as columns."""
-    rng = np.random.default_rng(0)
-    found = [statistic(rng.permutation(answers)) for _ in range(TIMES)]
-    low, high = np.percentile(found, [2.5, 97.5])
-    values = {name: np.mean(found), f"{name}_low": low, f"{name}_high": high}
-    return {column: round(float(value), 4) for column, value in values.items()}
-
-
-def agreement(groups: Sequence[str], answers: Sequence[str]) -> dict:
-    """How many pairs of names in one group get the same answer, and which share does by chance, as columns."""
-    group, number = (np.unique(np.array(values), return_inverse=True)[1] for values in (groups, answers))
-    i, j = np.triu_indices(len(group), 1)
-    i, j = i[group[i] == group[j]], j[group[i] == group[j]]
-
-    def alike(numbers: np.ndarray) -> float:
-        return float((numbers[i] == numbers[j]).mean())
-
-    counts = {"alike_n": len(i), "alike_hits": int((number[i] == number[j]).sum())}
-    return counts | by_chance(number, alike, "alike_chance")
-
-
 def parts(name: str) -> tuple[str, str] | None:
     """First and last word of a name, which for most people are first name and surname; None if it has no two.
 
@@ -156,6 +134,8 @@ def mixed_names(train: dict[str, str], known: Sequence[str]) -> list[str]:
 def namesakes(train: dict[str, str], names: Sequence[str], answers: Sequence[str], word: int) -> dict:
     """How many answers are the birthplace of a training person of the same name, and which share is by chance.
 
+    By chance: the mean over TIMES shuffles of the answers, with their 95 % range.
+
     Args:
         train: places by names.
         names: mixed names, see `mixed_names`.
@@ -165,61 +145,26 @@ def namesakes(train: dict[str, str], names: Sequence[str], answers: Sequence[str
     for name, place in train.items():
         if found := parts(name):
             places[found[word]].add(place)
-    known = [places[parts(name)[word]] for name in names]
 
-    def share(given: np.ndarray) -> float:
-        return sum(place in expected for place, expected in zip(given, known, strict=True)) / max(1, len(known))
+    def hits(given: Sequence[str]) -> int:
+        return sum(place in places[parts(name)[word]] for place, name in zip(given, names, strict=True))
 
-    given = np.array(answers, dtype=object)
-    return {"n": len(known), "hits": round(share(given) * len(known)), **by_chance(given, share, "chance")}
+    rng, count = np.random.default_rng(0), max(1, len(names))
+    shuffled = [hits(rng.permutation(answers)) / count for _ in range(TIMES)]
+    chance = dict(zip(("chance_low", "chance_high"), np.percentile(shuffled, [2.5, 97.5]).round(4), strict=True))
+    return {"n": len(names), "hits": hits(answers), "chance": round(float(np.mean(shuffled)), 4), **chance}
 
 
 # ---------------------------------------------------------------- rows
 
 
-@dataclass(frozen=True)
-class Data:
-    """The people of a folder of data, and people who do not exist."""
-
-    folder: Path
-    documents: CharCorruptionDataset
-    texts: dict[str, str]  # fingerprints of the corpus and of the training pairs
-    train: dict[str, str]  # places by names
-    dev: dict[str, str]
-    mixed: list[str]  # see mixed_names
-    invented: list[tuple[str, str]]  # (language, name), without names that the corpus has
+def read_places(path: Path) -> dict[str, str]:
+    """Places by names, of a file of questions with answers."""
+    text = read_text(path)
+    return dict(zip(names_in(text, str(path)), [place for *_, place in read_pairs(text, path, True)], strict=True))
 
 
-def read_data(folder: Path) -> Data:
-    """All that is asked about a folder of data."""
-    texts = {name: read_text(folder / name) for name in rows.DATA_FILES}
-    corpus, pairs, *_ = texts.values()
-    names = {name: names_in(text, str(folder / name)) for name, text in texts.items() if name != "wiki.txt"}
-    train, dev = (
-        dict(zip(names[name], [place for *_, place in read_pairs(texts[name], folder / name, True)], strict=True))
-        for name in ("birth_places_train.tsv", "birth_dev.tsv")
-    )
-    known = [name for part in names.values() for name in part]
-    invented = [(language, name) for language, name in read_invented() if name not in corpus]
-    documents = CharCorruptionDataset(corpus, options.SIZE["block_size"], str(folder / "wiki.txt"))
-    fingerprints = {"corpus": fingerprint(corpus), "pairs": fingerprint(pairs)}
-    return Data(folder, documents, fingerprints, train, dev, mixed_names(train, known), invented)
-
-
-def read_invented() -> list[tuple[str, str]]:
-    """(language, name) of the invented people. UserError: naming the line that is not of this form."""
-    found = []
-    for number, line in enumerate(read_text(INVENTED).rstrip("\n").split("\n"), 1):
-        language, _, name = (part.strip() for part in line.partition("\t"))
-        if not language or " " not in name or "\t" in name:
-            raise UserError(
-                f"{INVENTED}, line {number}: 'language<TAB>full name' is expected; restore the file from git"
-            )
-        found.append((language, name))
-    return found
-
-
-def load(path: Path, variant: str, is_pretrained: bool, data: Data) -> tuple[GPT, dict]:
+def load(path: Path, variant: str, is_pretrained: bool, data: Path, documents: CharCorruptionDataset) -> tuple:
     """The model of a parameter file, and how it was made.
 
     Raises:
@@ -227,14 +172,15 @@ def load(path: Path, variant: str, is_pretrained: bool, data: Data) -> tuple[GPT
     """
     stamp = read_stamp(path)
     settings = stamp.get("settings", {})
-    if any(settings.get(name) != value for name, value in data.texts.items()):
-        raise UserError(f"{path}: was not trained on the data in {data.folder}; name the right folder with --data")
+    for name, file in (("corpus", "wiki.txt"), ("pairs", "birth_places_train.tsv")):
+        if settings.get(name) != fingerprint(read_text(data / file)):
+            raise UserError(f"{path}: was not trained on the data in {data}; name the right folder with --data")
     if bool(settings["from"]) != is_pretrained:
         expected = "finetuned from pretrained parameters" if is_pretrained else "trained on the pairs alone"
         raise UserError(f"{path}: a model is expected that was {expected}; make it with `make run`")
     size = {"variant": variant, "dropout": None, **stamp["size"]}
-    args = {"reading_params_path": path, "pretrain_corpus_path": data.folder / "wiki.txt"}
-    return run.make_model(argparse.Namespace(**size, **args), data.documents), stamp
+    args = {"reading_params_path": path, "pretrain_corpus_path": data / "wiki.txt"}
+    return run.make_model(argparse.Namespace(**size, **args), documents), stamp
 
 
 def stands_in(place: str, document: str) -> bool:
@@ -242,23 +188,25 @@ def stands_in(place: str, document: str) -> bool:
     return bool(place) and re.search(rf"(?<!\w){re.escape(place)}(?!\w)", document) is not None
 
 
-def about_dev(model: GPT, data: Data) -> dict[str, list[dict]]:
+def about_dev(
+    model: GPT, documents: CharCorruptionDataset, train: dict[str, str], dev: dict[str, str]
+) -> dict[str, list[dict]]:
     """Rows about the dev questions, by table."""
-    answers, confidences = ask(model, data.documents, [*data.dev], "birth_dev.tsv")
-    right = np.array([answer == place for answer, place in zip(answers, data.dev.values(), strict=True)])
-    own_words = {name: "\n".join(d for d in data.documents.data if d.startswith(f"{name}. ")) for name in data.dev}
-    places, found = set(data.train.values()), []
-    for (name, truth), answer, confidence in zip(data.dev.items(), answers, confidences, strict=True):
+    answers, confidences = ask(model, documents, [*dev], "birth_dev.tsv")
+    right = np.array([answer == place for answer, place in zip(answers, dev.values(), strict=True)])
+    questions = []
+    for (name, truth), answer, confidence in zip(dev.items(), answers, confidences, strict=True):
+        own = "\n".join(document for document in documents.data if document.startswith(f"{name}. "))
+        where = {"in_document": stands_in(answer, own), "in_train": answer in train.values()}
         one = {"name": name, "truth": truth, "answer": answer, "right": answer == truth}
-        one |= {"in_document": stands_in(answer, own_words[name]), "in_train": answer in places}
-        found.append(one | {"confidence": round(float(confidence), 4)})
+        questions.append(one | where | {"confidence": round(float(confidence), 4)})
     accuracies, parts = accuracy_by_coverage(confidences, right), bins(confidences, right)
-    answered = {percent: max(1, round(len(right) * percent / 100)) for percent in range(5, 101, 5)}
     row = {"n": len(right), "right": int(right.sum()), "ece": round(calibration_error(parts), 4)}
     row["coverage_at_90"] = round(largest_coverage(accuracies, 0.9), 4)
+    answered = {percent: max(1, round(len(right) * percent / 100)) for percent in range(5, 101, 5)}
     return {
         "analysis": [row | auroc_interval(confidences, right)],
-        "analysis_questions": found,
+        "analysis_questions": questions,
         "analysis_bins": [part | {"confidence": round(part["confidence"], 4)} for part in parts],
         "analysis_coverage": [
             {"percent": percent, "n": n, "share": round(float(accuracies[n - 1]), 4)} for percent, n in answered.items()
@@ -266,20 +214,18 @@ def about_dev(model: GPT, data: Data) -> dict[str, list[dict]]:
     }
 
 
-def about_nobody(model: GPT, data: Data) -> dict[str, list[dict]]:
+def about_nobody(
+    model: GPT, documents: CharCorruptionDataset, train: dict[str, str], invented: pd.DataFrame, mixed: Sequence[str]
+) -> dict[str, list[dict]]:
     """Rows about people who do not exist, by table."""
-    languages, names = zip(*data.invented, strict=True)
-    answers, confidences = ask(model, data.documents, names, INVENTED.name)
-    guesses, _ = ask(model, data.documents, data.mixed, "the mixed names")
-    places = set(data.train.values())
-    row = {"invented_n": len(names), "invented_in_train": sum(answer in places for answer in answers)}
-    columns = ("language", "name", "answer", "confidence")
-    asked = zip(languages, names, answers, confidences.round(4).tolist(), strict=True)
+    answers, confidences = ask(model, documents, invented["name"].tolist(), INVENTED.name)
+    guesses, _ = ask(model, documents, mixed, "the mixed names")
+    asked = invented.assign(answer=answers, confidence=confidences.round(4))
     return {
-        "analysis": [row | agreement(languages, answers)],
-        "analysis_invented": [dict(zip(columns, one, strict=True)) for one in asked],
+        "analysis": [{"invented_n": len(asked), "invented_in_train": int(asked["answer"].isin(train.values()).sum())}],
+        "analysis_invented": asked.to_dict("records"),
         "analysis_namesakes": [
-            {"people": "mixed", "same": same, **namesakes(data.train, data.mixed, guesses, word)}
+            {"people": "mixed", "same": same, **namesakes(train, mixed, guesses, word)}
             for same, word in (("surname", 1), ("first name", 0))
         ],
     }
@@ -287,32 +233,34 @@ def about_nobody(model: GPT, data: Data) -> dict[str, list[dict]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Ask every model, and add the rows."""
-    parser = argparse.ArgumentParser(description="Can retrieved be told from made up?", allow_abbrev=False)
+    parser = argparse.ArgumentParser(description="Can retrieved be told from made up?", parents=[rows.flags()])
     parser.add_argument("--folder", type=Path, default=rows.ROOT, help="of the parameters (default: the project)")
-    parser.add_argument("--data", type=Path, default=rows.ROOT, help="folder of the data files (default: the project)")
-    parser.add_argument("--data_name", help="name of the data in the rows (default: own, or other)")
-    parser.add_argument("--results", type=Path, default=rows.RESULTS, help="folder of the rows (default: results)")
     parser.add_argument("--device", default="auto", help="default: %(default)s")
     args = parser.parse_args(argv)
     found = rows.data_name(args.data)
-    args.data_name = args.data_name or found
+    data_name = args.data_name or found
     if found != "own" and args.results.resolve() == rows.RESULTS:
         raise UserError("--results: is needed, since rows about other people's data hold their questions")
-    data, device = read_data(args.data), pick_device(args.device)
-    loaded = [load(args.folder / file, variant, is_pretrained, data) for _, variant, file, is_pretrained in MODELS]
+    corpus, device = read_text(args.data / "wiki.txt"), pick_device(args.device)
+    documents = CharCorruptionDataset(corpus, options.SIZE["block_size"], str(args.data / "wiki.txt"))
+    train, dev = (read_places(args.data / name) for name in ("birth_places_train.tsv", "birth_dev.tsv"))
+    test = names_in(read_text(args.data / "birth_test_inputs.tsv"), str(args.data / "birth_test_inputs.tsv"))
+    mixed = mixed_names(train, [*train, *dev, *test])
+    invented = pd.read_csv(INVENTED, sep="\t", names=["language", "name"])
+    invented = invented[[name not in corpus for name in invented["name"]]]
+    loaded = [load(args.folder / file, *kind, args.data, documents) for _, file, *kind in MODELS]
     command = "python experiments/confidence.py"
-    command += "" if found == "own" else f" --data FOLDER --data_name {shlex.quote(args.data_name)}"
-    for (name, variant, file, is_pretrained), (model, stamp) in zip(MODELS, loaded, strict=True):
+    command += "" if found == "own" else f" --data FOLDER --data_name {shlex.quote(data_name)}"
+    for (name, file, variant, is_pretrained), (model, stamp) in zip(MODELS, loaded, strict=True):
         print(f"asking {args.folder / file}", flush=True)
         settings, model = stamp["settings"], model.to(device)
         made = {"hardware": stamp["hardware"], "precision": settings["precision"]}
-        run_of = rows.provenance(command, args.data_name, data.texts["corpus"], settings["seed"], **made)
+        run_of = rows.provenance(command, data_name, fingerprint(corpus), settings["seed"], **made)
         run_of |= {"variant": variant, "recipe": settings["recipe"], "model": name}
-        tables = about_dev(model, data)
+        tables = about_dev(model, documents, train, dev)
         if is_pretrained:
-            more = about_nobody(model, data)
-            more["analysis"] = [tables["analysis"][0] | more["analysis"][0]]
-            tables |= more
+            more = about_nobody(model, documents, train, invented, mixed)
+            tables |= more | {"analysis": [tables["analysis"][0] | more["analysis"][0]]}
         for table, lines in tables.items():
             print(rows.add(table, [run_of | line for line in lines], args.results))
     return 0

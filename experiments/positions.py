@@ -16,9 +16,7 @@ import argparse
 import random
 import shlex
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -57,37 +55,21 @@ def sinusoids(positions: int, width: int) -> Tensor:
     return torch.stack((sin, cos), dim=-1).flatten(1)
 
 
-@dataclass
-class PositionsConfig(GPTConfig):
-    """Size and kind of a model; `rope` follows from `positions`."""
-
-    positions: str = "learned"  # one of KINDS
-
-    def __post_init__(self):
-        self.rope = self.positions == "rope"
-
-
 class PositionsGPT(GPT):
-    """The homework's model; for "sinusoidal" and "none" its position table is fixed.
+    """The homework's model with one of KINDS; for "sinusoidal" and "none" its position table is fixed.
 
     Embeddings of 0.02 would drown beside sines of 1. With sinusoids they begin sqrt(n_embd) times as large, the factor
     of Vaswani et al. 2017 (section 3.4).
     """
 
-    def __init__(self, config: PositionsConfig):
-        super().__init__(config)
-        if config.positions in ("sinusoidal", "none"):
+    def __init__(self, config: GPTConfig, positions: str):
+        super().__init__(replace(config, rope=positions == "rope"))
+        if positions in ("sinusoidal", "none"):
             table = sinusoids(config.block_size, config.n_embd)[None]  # (1, block, C)
             del self.pos_emb
-            self.register_buffer("pos_emb", table if config.positions == "sinusoidal" else torch.zeros_like(table))
-        if config.positions == "sinusoidal":
+            self.register_buffer("pos_emb", table if positions == "sinusoidal" else torch.zeros_like(table))
+        if positions == "sinusoidal":
             self.tok_emb.weight.data *= config.n_embd**0.5
-
-
-def make_model(positions: str, vocab_size: int) -> PositionsGPT:
-    """A small model that can read the longest row; learned positions end with the trained ones."""
-    block = TRAINED if positions == "learned" else LONGEST
-    return PositionsGPT(PositionsConfig(vocab_size, block, positions=positions, **SIZE))
 
 
 # ---------------------------------------------------------------- text, and the loss on it
@@ -109,29 +91,21 @@ class Windows(Dataset):
         return row[:-1], row[1:]
 
 
-class Texts(NamedTuple):
-    """Token ids to train on and to measure, each (N,), and the size of the vocabulary."""
-
-    trained: Tensor
-    held_out: Tensor
-    vocab_size: int
-
-
-def split(corpus: CharCorruptionDataset, source: str) -> Texts:
-    """The documents as two texts, every 20th held out. UserError: they are too short."""
+def split(corpus: CharCorruptionDataset, source: str) -> tuple[Tensor, Tensor]:
+    """Token ids to train on and to measure, each (N,): every 20th document is held out. UserError: too few."""
     held_out = corpus.data[HELD_OUT - 1 :: HELD_OUT]
     trained = [document for i, document in enumerate(corpus.data, 1) if i % HELD_OUT]
     texts = ["".join(document + "\n" for document in part) for part in (trained, held_out)]
-    if len(texts[1]) <= 2 * LONGEST or len(texts[0]) <= TRAINED:
+    if len(texts[1]) <= 2 * LONGEST:
         raise UserError(
             f"{source}: every {HELD_OUT}th document is held out, which makes {len(texts[1])} characters; more than "
             f"{2 * LONGEST} are needed, give a longer corpus"
         )
-    return Texts(*(encode(text, corpus.stoi) for text in texts), corpus.vocab_size)
+    return encode(texts[0], corpus.stoi), encode(texts[1], corpus.stoi)
 
 
 @torch.no_grad()
-def loss_by_position(model: GPT, text: Tensor, batch_rows: int = 32) -> tuple[list[float], int]:
+def loss_by_position(model: GPT, text: Tensor, batch_rows: int = 32) -> list[float]:
     """Mean loss in every bin of positions that the model has, each over the same characters.
 
     A window begins at every BIN-th character, so what stands in bin b of one stands in bin b - 1 of the next. The
@@ -142,7 +116,7 @@ def loss_by_position(model: GPT, text: Tensor, batch_rows: int = 32) -> tuple[li
         text: (N,) token ids, more than 2 LONGEST.
 
     Returns:
-        LONGEST / BIN losses in nats a character, fewer if the model's block is shorter; and of how many characters.
+        LONGEST / BIN losses in nats a character, fewer if the model's block is shorter.
     """
     length, device = min(LONGEST, model.get_block_size()), model.head.weight.device
     losses = []
@@ -153,17 +127,19 @@ def loss_by_position(model: GPT, text: Tensor, batch_rows: int = 32) -> tuple[li
         losses.append(loss.unflatten(1, (-1, BIN)).mean(-1))  # (rows, length / BIN)
     cells, bins = torch.cat(losses).double(), LONGEST // BIN
     # bin b of window w holds the characters of bin 0 of window w + b; all bins see those of bins - 1 <= w + b < W
-    found = [float(cells[bins - 1 - b : len(cells) - b, b].mean()) for b in range(cells.size(1))]
-    return found, BIN * (len(cells) - bins + 1)
+    return [float(cells[bins - 1 - b : len(cells) - b, b].mean()) for b in range(cells.size(1))]
 
 
 # ---------------------------------------------------------------- trainings
 
 
-def train(positions: str, seed: int, steps: int, texts: Texts, device: torch.device, precision: str) -> list[dict]:
+def train(
+    positions: str, seed: int, steps: int, texts: tuple[Tensor, Tensor], vocab_size: int, device: torch.device
+) -> list[dict]:
     """Train a model and measure it: a row for each bin of positions."""
     set_seed(seed)  # models of one seed begin with the same random numbers, and see the same windows
-    model = make_model(positions, texts.vocab_size)
+    block = TRAINED if positions == "learned" else LONGEST  # learned positions end with the trained ones
+    model = PositionsGPT(GPTConfig(vocab_size, block, **SIZE), positions)
     with tqdm(total=steps, desc=f"{positions}, seed {seed}", dynamic_ncols=True, disable=None) as bar:
         config = TrainerConfig(
             max_epochs=1,
@@ -172,49 +148,45 @@ def train(positions: str, seed: int, steps: int, texts: Texts, device: torch.dev
             lr_decay=True,
             warmup_tokens=WARMUP * BATCH * TRAINED,
             final_tokens=steps * BATCH * TRAINED,
-            precision=precision,
+            precision=pick_precision(device),
             seed=seed,
             callbacks=[Progress(bar)],
         )
-        trainer = Trainer(model, Windows(texts.trained, TRAINED, steps * BATCH), None, config, device)
-        trainer.train()
-    losses, characters = loss_by_position(model, texts.held_out)
-    row = {"positions": positions, "characters": characters, "tokens": trainer.tokens}
-    row |= {"parameters": sum(p.numel() for p in model.parameters()), "seconds": round(trainer.seconds, 1)}
-    return [
-        row | {"first": BIN * i + 1, "last": BIN * (i + 1), "loss": round(loss, 4)} for i, loss in enumerate(losses)
-    ]
+        Trainer(model, Windows(texts[0], TRAINED, steps * BATCH), None, config, device).train()
+    losses = loss_by_position(model, texts[1])
+    return [{"first": BIN * i + 1, "last": BIN * (i + 1), "loss": round(loss, 4)} for i, loss in enumerate(losses)]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train and measure every model that has no rows yet."""
-    parser = argparse.ArgumentParser(description="The loss by position beyond the trained length.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description="The loss by position beyond the trained length.", parents=[rows.flags()]
+    )
     parser.add_argument("--positions", nargs="+", choices=KINDS, default=KINDS, help="default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=700, help="of training (default: %(default)s)")
-    parser.add_argument("--corpus", type=Path, default=rows.ROOT / "wiki.txt", help="default: the project's wiki.txt")
-    parser.add_argument("--results", type=Path, default=rows.RESULTS, help="folder of the rows (default: results)")
     parser.add_argument("--device", default="auto", help="default: %(default)s")
     args = parser.parse_args(argv)
     if args.steps < 1:
         raise UserError(f"--steps {args.steps}: at least 1 is needed")
-    text, device = read_text(args.corpus), pick_device(args.device)
-    texts = split(CharCorruptionDataset(text, TRAINED, str(args.corpus)), str(args.corpus))
+    source, device = args.data / "wiki.txt", pick_device(args.device)
+    corpus, data = read_text(source), args.data_name or rows.data_name(args.data)
+    documents = CharCorruptionDataset(corpus, TRAINED, str(source))
+    texts = split(documents, str(source))
     sizes = "{n_layer} layers, {n_head} heads, width {n_embd}".format(**SIZE)
     here = {"settings": f"{sizes}, {args.steps} steps of {BATCH} windows of {TRAINED}, rate {RATE}"}
     here |= {"hardware": hardware(device), "precision": pick_precision(device)}
-    is_own = args.corpus.resolve() == rows.ROOT / "wiki.txt"
     for seed in args.seeds:
         for positions in args.positions:
-            known = {"positions": positions, "seed": seed, "corpus": fingerprint(text), **here}
-            if len(rows.select(rows.read("positions", args.results), **known)):
+            run = {"positions": positions, "seed": seed}
+            if len(rows.select(rows.read("positions", args.results), corpus=fingerprint(corpus), **run, **here)):
                 print(f"{positions}, seed {seed}: has its rows")
                 continue
             words = ["--positions", positions, "--seeds", str(seed), "--steps", str(args.steps)]
-            words += [] if is_own else ["--corpus", "FILE"]
+            words += [] if data == "own" else ["--data", "FOLDER", "--data_name", data]
             command = shlex.join(["python", "experiments/positions.py", *words])
-            made = rows.provenance(command, "own" if is_own else "other", fingerprint(text), seed, **here)
-            found = train(positions, seed, args.steps, texts, device, here["precision"])
+            made = rows.provenance(command, data, fingerprint(corpus), **run, **here)
+            found = train(positions, seed, args.steps, texts, documents.vocab_size, device)
             print(f"{positions}, seed {seed}: loss {found[TRAINED // BIN - 1]['loss']} at the last trained positions")
             rows.add("positions", [made | row for row in found], args.results)
     return 0

@@ -107,16 +107,14 @@ def cost(corpus: Path) -> dict[str, list[dict]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, and replace this machine's rows."""
-    parser = argparse.ArgumentParser(description="Training on several processes of torchrun, on this CPU.")
+    parser = argparse.ArgumentParser(description="Training on several processes, on this CPU.", parents=[rows.flags()])
     parser.add_argument("what", choices=["proof", "cost"], help="whether it comes out the same, or what it costs")
-    parser.add_argument("--corpus", type=Path, default=rows.ROOT / "wiki.txt", help="default: the project's wiki.txt")
-    parser.add_argument("--results", type=Path, default=rows.RESULTS, help="folder of the rows (default: results)")
     args = parser.parse_args(argv)
-    command, corpus = f"python experiments/processes.py {args.what}", fingerprint(read_text(args.corpus))
+    command, corpus = f"python experiments/processes.py {args.what}", args.data / "wiki.txt"
     cpu = f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
-    data = "own" if args.corpus.resolve() == rows.ROOT / "wiki.txt" else "other"
-    made = rows.provenance(command, data, corpus, seed=0, hardware=cpu) | {"variant": "rope"}
-    for table, found in {"proof": proof, "cost": cost}[args.what](args.corpus).items():
+    data = args.data_name or rows.data_name(args.data)
+    made = rows.provenance(command, data, fingerprint(read_text(corpus)), seed=0, hardware=cpu) | {"variant": "rope"}
+    for table, found in {"proof": proof, "cost": cost}[args.what](corpus).items():
         print(rows.add(table, [made | row for row in found], args.results))
     return 0
 

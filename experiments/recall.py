@@ -26,13 +26,13 @@ from dataset import CharCorruptionDataset
 from engine.checkpoints import read_stamp
 from engine.machine import hardware, pick_device, pick_precision
 from engine.recipes import MAIN_RECIPE, RECIPES, apply, changed
-from engine.wordings import names_in
+from experiments.confidence import read_places, stands_in
 from report import rows
 from report.experiment_tables import STEPS
 from report.tables import percent
 from scripts.reproduce import Reproduction, scalars
 from trainer import TrainerConfig
-from utils import MASK_CHAR, UserError, cli, fingerprint, read_pairs, read_text
+from utils import MASK_CHAR, UserError, cli, fingerprint, read_text
 
 # What an ablation changes, as `run.py --change` takes it.
 ABLATIONS = {
@@ -84,10 +84,8 @@ def train(args: argparse.Namespace) -> None:
 
 def exposures(args: argparse.Namespace) -> None:
     """Count correct dev answers by how often the pretraining asked for the place, a row for each count."""
-    text, questions = read_text(args.data / "wiki.txt"), args.data / "birth_dev.tsv"
+    text, people = read_text(args.data / "wiki.txt"), read_places(args.data / "birth_dev.tsv")
     documents = CharCorruptionDataset(text, 128, str(args.data / "wiki.txt"))
-    places = [place for _, _, place in read_pairs(read_text(questions), questions, with_answers=True)]
-    people = dict(zip(names_in(read_text(questions), str(questions)), places, strict=True))
     for folder in args.folders:
         settings, row = pretraining(folder, args)
         if fingerprint(text) != settings["corpus"]:
@@ -119,12 +117,11 @@ def times_asked(settings: dict, documents: CharCorruptionDataset, people: dict[s
         raise UserError(f"the corpus has no document whose title is {missing[0]!r}; name the right one with --data")
     examples, _, _ = apply(recipe.pretrain, recipe.spans, documents, documents, TrainerConfig())
     batches, asked = Batches(examples, settings["seed"]), dict.fromkeys(people, 0)
-    patterns = {name: re.compile(rf"(?<!\w){re.escape(place)}(?!\w)") for name, place in people.items()}
     for epoch in range(settings["max_epochs"]):
         x, _ = batches[epoch, [number[name] for name in people]]
         for name, ids in zip(people, x.tolist(), strict=True):
             span = "".join(documents.itos[i] for i in ids).split(MASK_CHAR)[2]
-            asked[name] += patterns[name].search(span) is not None
+            asked[name] += stands_in(people[name], span)
     return asked
 
 
@@ -169,10 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the subcommand."""
     parser = argparse.ArgumentParser(description="Accuracy of recipes, and where it comes from.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--results", type=Path, default=rows.RESULTS, help="folder of the rows (default: results)")
-    common.add_argument("--data", type=Path, default=rows.ROOT, help="folder of the data files (default: the project)")
-    common.add_argument("--data_name", help="name of the data in the rows (default: own, or other)")
+    common = rows.flags()
     for name, text in (
         ("accuracy", "train a recipe"),
         ("curve", "train it for another number of epochs"),

@@ -3,16 +3,13 @@
     python experiments/speed.py
 
 On this CPU, in turn in one process: a pretraining step at the handout's batch by the plain path (whole padded batches,
-float32, nn.Dropout) and the way `run.py` computes it, then with one of its tricks left out; questions one at a time and
-all together; and how long `run.py` takes to start. The rows go to results/speed.csv. Takes about ten minutes.
+float32, nn.Dropout) and the way `run.py` computes it, then with one of its tricks left out; and questions one at a time
+and all together. The rows go to results/speed.csv. Takes about ten minutes.
 """
 
 import argparse
-import operator
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -112,59 +109,33 @@ def measure_answers(documents: CharCorruptionDataset, folder: Path, plain_count:
     questions = [question for _, question, _ in read_pairs(read_text(folder / "birth_dev.tsv"), "birth_dev.tsv")]
     known = ["".join(c for c in question if c in documents.stoi) for question in questions]
     prompts = [encode(question + MASK_CHAR, documents.stoi) for question in known]
-    mask = documents.stoi[MASK_CHAR]
     start = time.perf_counter()
-    plain = [sample(model, prompt[None], ANSWER_LENGTH)[0] for prompt in prompts[:plain_count]]
+    for prompt in prompts[:plain_count]:
+        sample(model, prompt[None], ANSWER_LENGTH)
     middle = time.perf_counter()
-    quick = generate(model, prompts, ANSWER_LENGTH, BLOCK, stop=mask)
+    texts = generate(model, prompts, ANSWER_LENGTH, BLOCK, stop=documents.stoi[MASK_CHAR])
     end = time.perf_counter()
-
-    def place(prompt: torch.Tensor, text: torch.Tensor) -> list[int]:
-        """What was added to a prompt, up to the MASK."""
-        new = text[len(prompt) :].tolist()
-        return new[: new.index(mask)] if mask in new else new
-
-    one_by_one, together = (list(map(place, prompts, texts)) for texts in (plain, quick))
-    plain_seconds, quick_seconds = (middle - start) / len(plain), (end - middle) / len(quick)
+    plain, quick = (middle - start) / len(prompts[:plain_count]), (end - middle) / len(prompts)
+    added = sum(map(len, texts)) - sum(map(len, prompts))
     return {
         "what": "a question",
         "variant": "rope",
-        "ratio": round(plain_seconds / quick_seconds, 1),
-        "plain_seconds": round(plain_seconds, 4),
-        "quick_seconds": round(quick_seconds, 5),
-        "characters": round(statistics.mean(map(len, together)), 1),
-        "n": len(quick),
-        "identical": sum(map(operator.eq, one_by_one, together)),
-        "compared": len(plain),
+        "ratio": round(plain / quick, 1),
+        "plain_seconds": round(plain, 4),
+        "quick_seconds": round(quick, 5),
+        "characters": round(added / len(prompts) - 1, 1),  # without the MASK
+        "n": len(prompts),
     }
-
-
-def measure_start(corpus: Path) -> list[dict]:
-    """Seconds that run.py takes for its help, and until it announces its first step."""
-    program = [sys.executable, "-u", str(rows.ROOT / "src" / "run.py")]
-    start = time.perf_counter()
-    subprocess.run([*program, "--help"], stdout=subprocess.DEVNULL, check=True)
-    middle = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        words = ["pretrain", "rope", str(corpus), "--writing_params_path", f"{folder}/p", "--expt_dir", folder]
-        with subprocess.Popen([*program, *words], stdout=subprocess.PIPE, text=True) as process:
-            next(line for line in process.stdout if line.startswith("device "))
-            end = time.perf_counter()
-            process.kill()
-    seconds = {"--help": middle - start, "pretrain, to the first step": end - middle}
-    return [{"what": f"run.py {what}", "seconds": round(value, 2)} for what, value in seconds.items()]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, and replace this machine's rows."""
-    parser = argparse.ArgumentParser(description="The plain computation against the quick one, on this CPU.")
-    parser.add_argument("--data", type=Path, default=rows.ROOT, help="folder of the data files (default: the project)")
-    parser.add_argument("--results", type=Path, default=rows.RESULTS, help="folder of the rows (default: results)")
-    args = parser.parse_args(argv)
+    about = "The plain computation against the quick one, on this CPU."
+    args = argparse.ArgumentParser(description=about, parents=[rows.flags()]).parse_args(argv)
     corpus, quick = read_text(args.data / "wiki.txt"), suit(PLAIN, AS_RUN)
     made = rows.provenance(
         "python experiments/speed.py",
-        rows.data_name(args.data),
+        args.data_name or rows.data_name(args.data),
         fingerprint(corpus),
         seed=0,
         hardware=hardware(CPU),
@@ -174,9 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     found = [measure_steps(documents, variant, quick) for variant in ("vanilla", "rope")]
     if quick.precision != "float32":
         found.append(measure_steps(documents, "rope", replace(quick, precision="float32")))
-    found.append(measure_answers(documents, args.data))
-    found += measure_tricks(documents, quick)
-    found += measure_start(args.data / "wiki.txt")
+    found += [measure_answers(documents, args.data), *measure_tricks(documents, quick)]
     print(rows.add("speed", [made | {"torch": torch.__version__} | row for row in found], args.results))
     return 0
 

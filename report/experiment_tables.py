@@ -92,19 +92,13 @@ def positions(folder: Path) -> pd.DataFrame:
     """Mean loss by ranges of positions, and how much higher the last is than the first, within a seed."""
     lines = []
     for kind in grouped(select_positions(folder), "positions"):
-        means = pd.DataFrame(
-            {
-                f"{first} to {last}": kind[(kind["first"] >= first) & (kind["last"] <= last)]
-                .groupby("seed")["loss"]
-                .mean()
-                for first, last in POSITIONS
-            }
-        )
+        line = {"positions": kind["positions"].iloc[0], "seeds": COLUMNS["seeds"](kind.drop_duplicates("seed"))}
+        means = pd.DataFrame()
+        for first, last in POSITIONS:
+            inside = kind[(kind["first"] >= first) & (kind["last"] <= last)]
+            means[f"{first} to {last}"] = inside.groupby("seed")["loss"].mean().reindex(kind["seed"].unique())
         means["rise"] = means.iloc[:, -1] - means.iloc[:, 0]
-        seeds = kind.drop_duplicates("seed")
-        told = {"positions": kind["positions"].iloc[0], "seeds": COLUMNS["seeds"](seeds)}
-        told |= {name: _over_models(means[name].dropna().tolist()) for name in means}
-        lines.append(told | {"minutes": COLUMNS["minutes"](seeds), "hardware": machine(seeds)})
+        lines.append(line | {name: _over_models(means[name].dropna()) for name in means} | {"hardware": machine(kind)})
     return pd.DataFrame(lines)
 
 
@@ -116,12 +110,12 @@ def select_positions(folder: Path) -> pd.DataFrame:
     return found.assign(positions=kinds).sort_values(["positions", "seed", "first"]) if len(found) else found
 
 
-def _over_models(values: list[float]) -> str:
+def _over_models(values: pd.Series) -> str:
     """A mean over seeds with its interval, where there are several."""
-    if not values:
+    if values.empty:
         return "no such positions"
     low, high = student(values)
-    return f"{np.mean(values):.2f}" + ("" if math.isnan(low) else f" ({low:.2f} to {high:.2f})")
+    return f"{values.mean():.2f}" + ("" if math.isnan(low) else f" ({low:.2f} to {high:.2f})")
 
 
 # ---------------------------------------------------------------- answers
@@ -177,18 +171,13 @@ def kinds(folder: Path) -> pd.DataFrame:
 
 
 def guesses(folder: Path) -> pd.DataFrame:
-    """What is answered for people who do not exist; a column a model."""
-    invented, columns = read_analysis(folder, "analysis_invented"), {}
-    for _, row in read_analysis(folder).iterrows():
-        given = invented[invented["told"] == row["told"]]["answer"].value_counts(sort=False)
-        given = given.sort_values(ascending=False, kind="stable").head(10)
-        columns[row["told"]] = {
-            "answers given most": ", ".join(f"{place} {n}" for place, n in given.items()),
-            "answers that are train places": "{invented_in_train:.0f} of {invented_n:.0f}".format(**row),
-            "pairs of names of one language with the same answer": f"{row['alike_hits'] / row['alike_n']:.1%}",
-            "such pairs by chance (95 %)": by_chance(row, "alike_chance"),
-        }
-    return pd.DataFrame(columns).rename_axis("invented names").reset_index()
+    """What is answered for people who do not exist."""
+    found, invented = read_analysis(folder), read_analysis(folder, "analysis_invented")
+    given = {told: one["answer"].value_counts(sort=False) for told, one in invented.groupby("told")}
+    given = {told: counts.sort_values(ascending=False, kind="stable").head(10) for told, counts in given.items()}
+    found["most"] = [", ".join(f"{place} {n}" for place, n in given[told].items()) for told in found["told"]]
+    heads = "model | answers given most to invented names | answers that are train places"
+    return lines(found, heads, "{told} | {most} | {invented_in_train:.0f} of {invented_n:.0f}")
 
 
 def namesakes(folder: Path) -> pd.DataFrame:
@@ -211,13 +200,11 @@ PLAIN = {
         {
             "a step": "a step of {variant}, quick in {precision} | {plain_seconds:.3f} s | {quick_seconds:.3f} s | "
             "{ratio:g} | {hardware}, torch {torch}",
-            "a question": "a question of {n:.0f}, {characters:g} characters to answer ({identical:.0f} of "
-            "{compared:.0f} the same) | {plain_seconds:.4f} s | {quick_seconds:.5f} s | {ratio:g} | "
-            "{hardware}, torch {torch}",
+            "a question": "a question of {n:.0f}, {characters:g} characters to answer | {plain_seconds:.4f} s | "
+            "{quick_seconds:.5f} s | {ratio:g} | {hardware}, torch {torch}",
         },
     ),
     "tricks": ("speed", "a step of rope | takes, of the quick one", {"a step, one .*": "{change} | {ratio:g}"}),
-    "start_up": ("speed", "command | takes", {"run.py (--help|.* first step)": "`{what}` | {seconds:g} s"}),
     "processes": (
         "processes",
         "model | parameters | processes | a step | tokens/s | memory in all | hardware",

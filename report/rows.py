@@ -4,6 +4,7 @@ A table is results/NAME.csv, a row is a line of it. `add` writes rows, `read` an
 `provenance` says in every table alike how a row was made. Nothing else reads or writes these files.
 """
 
+import argparse
 import csv
 import datetime
 import io
@@ -142,6 +143,15 @@ def data_name(folder: Path) -> str:
             raise UserError(f"{folder / name}: no such file; a folder with {', '.join(DATA_FILES)} is expected")
     ours = build.files(build.split(build.read_people()))
     return "own" if all(read_text(folder / name) == ours[ROOT / name].decode() for name in DATA_FILES) else "other"
+
+
+def flags() -> argparse.ArgumentParser:
+    """The flags that all experiments have."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--data", type=Path, default=ROOT, help="folder of the data files (default: the project)")
+    parser.add_argument("--data_name", help="name of the data in the rows (default: own, or other)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the rows (default: results)")
+    return parser
 
 
 def version(corpora: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ def rotate(x: Tensor) -> Tensor:
     return out.to(x.dtype)
 
 
-def attention(x: Tensor, p: dict[str, Tensor], n_head: int, rope: bool, causal: bool = True) -> Tensor:
+def attention(x: Tensor, p: dict[str, Tensor], n_head: int, rope: bool) -> Tensor:
     """softmax(q k^T / sqrt(hs)) v of one row x (T, C), head by head; p holds qkv.weight, qkv.bias, proj.*."""
     size = x.size(1) // n_head
     qkv = x @ p["qkv.weight"].T + p["qkv.bias"]  # per head: q, k, v
@@ -26,9 +26,7 @@ def attention(x: Tensor, p: dict[str, Tensor], n_head: int, rope: bool, causal: 
         q, k, v = (qkv[:, size * part : size * (part + 1)] for part in range(3 * h, 3 * h + 3))
         if rope:
             q, k = rotate(q), rotate(k)
-        weight = torch.exp(torch.einsum("id,jd->ij", q, k) / math.sqrt(size))
-        if causal:
-            weight = weight.tril()
+        weight = torch.exp(torch.einsum("id,jd->ij", q, k) / math.sqrt(size)).tril()
         heads.append(weight / weight.sum(1, keepdim=True) @ v)
     return torch.cat(heads, dim=1) @ p["proj.weight"].T + p["proj.bias"]
 

@@ -1,6 +1,5 @@
 """Parameter files and checkpoints: what other code can read, what is read from other code, and what is refused."""
 
-import copy
 import json
 import os
 import pickle
@@ -56,16 +55,13 @@ def holding(ending: str, buffer: Tensor) -> Callable[[dict[str, Tensor]], dict[s
 FUTURE = torch.ones(24, 24).triu(1)
 FOREIGN = {
     "the course's": dict,
-    "PyTorch's metadata": copy.copy,
     "mask True for the future": holding("mask", FUTURE.bool()),
     "mask of 0 and -inf": holding("mask", torch.zeros(24, 24).masked_fill(FUTURE == 1, -torch.inf)),
-    "mask of zeros": holding("mask", torch.zeros(1, 1, 24, 24)),
     "mask of a longer block": holding("mask", torch.ones(1, 1, 64, 64).tril()),
     "rotary cache of zeros": holding("rope_cache", torch.zeros(24, 4, 2)),
     "complex rotary cache": holding("rope_cache", torch.ones(24, 4, dtype=torch.complex64)),
     "no buffers": lambda state: {k: v for k, v in state.items() if not k.endswith(("mask", "rope_cache"))},
     "of DataParallel": lambda state: {f"module.{name}": value for name, value in state.items()},
-    "of torch.compile": lambda state: {f"_orig_mod.{name}": value for name, value in state.items()},
     "of both": lambda state: {f"module._orig_mod.{name}": value for name, value in state.items()},
 }
 
@@ -178,34 +174,18 @@ def test_malicious_file_is_refused_and_not_run(tmp_path, monkeypatch, how):
     assert sorted(os.listdir()) == ["evil", "executed"]
 
 
-SETTINGS = {"function": "pretrain", "seed": 0, "rate": 6e-3, "from": None, "dropout": 0.0, "precision": "float32"}
-
-
-def test_checkpoint_round_trip(tmp_path):
-    """The state comes back if the settings agree; precision counts only if asked for. No file: None."""
-    path = tmp_path / "x.params.checkpoint"
-    assert load_checkpoint(path, SETTINGS) is None
-    state = {"step": 3, "w": torch.rand(2, 2)}
-    save_checkpoint(path, state, SETTINGS)
-    for wanted in (json.loads(json.dumps(SETTINGS)), SETTINGS | {"precision": None}):
-        loaded = load_checkpoint(path, wanted)
-        assert loaded["step"] == 3 and torch.equal(loaded["w"], state["w"])
-
-
-OTHER_SETTINGS = [({"a": 0}, {}), ({}, {"a": 0}), ({"a": 0}, {"a": None}), ({"a": "x"}, {"a": "y"})]
-
-
-@pytest.mark.parametrize("saved, wanted", OTHER_SETTINGS)
-def test_checkpoint_of_other_settings(tmp_path, saved, wanted):
-    """It is refused; the setting and both values are named. Bug: 0 and a missing setting counted as equal."""
-    save_checkpoint(tmp_path / "c", {}, SETTINGS | saved)
-    with pytest.raises(UserError, match=f"a = {saved.get('a')}, this one has {wanted.get('a')}"):
-        load_checkpoint(tmp_path / "c", SETTINGS | wanted)
+SETTINGS = {"function": "pretrain", "seed": 0}
 
 
 def test_files_that_are_no_checkpoint(tmp_path):
-    """A checkpoint of an earlier version, a parameter file and a damaged file are refused and left unchanged."""
+    """A checkpoint of an earlier version, a parameter file and a damaged file are refused and left unchanged.
+
+    So is one of other settings. Bug: 0 and a missing setting counted as equal.
+    """
     path = tmp_path / "c"
+    save_checkpoint(path, {}, SETTINGS | {"a": 0})
+    with pytest.raises(UserError, match="a = 0, this one has None"):
+        load_checkpoint(path, SETTINGS)
     old = {"settings": json.dumps(SETTINGS), "trainer": {"step": 3, "model": STATE}}
     cases = [(old, "earlier version"), (old | {"format": 1}, "earlier version")]
     for content, says in (*cases, (STATE, "not a checkpoint"), ([1], "not a checkpoint")):

@@ -20,7 +20,7 @@ import run
 from dataset import CharCorruptionDataset
 from engine import options
 from engine.recipes import RECIPES
-from helpers import SRC, Program, Result, invent_people, same, tiny_model
+from helpers import DATA_FILES, SRC, Program, Result, invent_people, same, tiny_model, write_data
 from model import GPT, GPTConfig
 from reference import contract_shapes, greedy
 from trainer import Trainer
@@ -43,7 +43,6 @@ python src/run.py evaluate vanilla wiki.txt --reading_params_path vanilla.finetu
 """
 LINES = PARTS_D_AND_F.replace("\\\n", "").strip().split("\n")
 PRINTED = LINES + [line.replace("vanilla", "rope") for line in LINES[3:]]  # part (g) is part (f) with rope
-FILES = ("wiki.txt", "birth_places_train.tsv", "birth_dev.tsv", "birth_test_inputs.tsv")
 COMMANDS = [line.split()[2:] for line in PRINTED]
 SHORT = [[*words, *["--max_epochs", "2", "--batch_size", "8"] * (words[0] != "evaluate")] for words in COMMANDS]
 
@@ -103,9 +102,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def runs(shared: Program) -> SimpleNamespace:
     """The twelve commands on a few people; their results by the name of the file that each wrote."""
     people = invent_people(16, 6)
-    texts = (people.corpus, people.pairs, people.unseen, people.questions)
-    for name, text in zip(FILES, texts, strict=True):
-        shared.write(name, text)
+    write_data(shared.folder, people)
     words = [sys.executable, "-X", "warn_default_encoding", "-c", ON_WINDOWS, json.dumps(SHORT)]
     environment = Program.environment() | {"PYTHONPATH": str(SRC), "PYTHONHASHSEED": "1"}
     done = subprocess.run(words, cwd=shared.folder, env=environment, capture_output=True, text=True)
@@ -169,16 +166,15 @@ def test_predictions_and_printed_score(runs, model):
     assert "Correct" not in said and f"{model}.test.predictions" in said
 
 
-def test_tensorboard_folders(runs):
-    """Their names are the contract's; evaluations log nothing."""
+@VARIANTS
+def test_tensorboard_of_a_training(runs, variant):
+    """train/loss, lr, tokens_per_second and grad_norm have a value per step; rates follow the schedule.
+
+    The folders' names are the contract's; evaluations log nothing.
+    """
     names = [f"run_{variant}_pt_lr_0.006000_ft_lr_0.000600" for variant in ("rope", "vanilla")]
     found = {folder.name: sorted(os.listdir(folder)) for folder in (runs.folder / "expt").iterdir()}
     assert found == {"pretrain": names, "finetune": names}
-
-
-@VARIANTS
-def test_tensorboard_of_a_training(runs, variant):
-    """train/loss, lr, tokens_per_second and grad_norm have a value per step; rates follow the schedule."""
     (folder,) = (runs.folder / "expt" / "pretrain").glob(f"run_{variant}_*")
     values = scalars(folder)
     for tag in ("train/loss", "train/lr", "train/tokens_per_second", "train/grad_norm"):
@@ -194,7 +190,7 @@ def test_tensorboard_of_a_training(runs, variant):
 def test_same_seed_same_bits(runs, monkeypatch, tmp_path):
     """A process with other hashes and random states gives the same parameters bit for bit; another seed does not."""
     monkeypatch.chdir(tmp_path)
-    for name in FILES:
+    for name in DATA_FILES:
         (tmp_path / name).symlink_to(runs.folder / name)
     torch.rand(7), np.random.rand(7), random.random()
     for words in [*SHORT[7:10], [*SHORT[7], "--seed", "6", "--writing_params_path", "other"]]:

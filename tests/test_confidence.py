@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -12,12 +13,12 @@ import run
 from dataset import CharCorruptionDataset
 from engine.checkpoints import save_params
 from experiments import confidence
-from helpers import invent_people, tiny_model
+from helpers import invent_people, tiny_model, write_data
 from report import rows
 from utils import MASK_CHAR, UserError, fingerprint, read_text
 
 SIZE = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 128}
-PEOPLE = invent_people(60, 24)
+PEOPLE = invent_people(48, 12)
 CORPUS = CharCorruptionDataset(PEOPLE.corpus, 128)
 
 # Confidence, right, ECE with two bins, AUROC, accuracies by coverage, and the coverage at 70 % right.
@@ -41,10 +42,7 @@ def test_calibration(sure, right, ece, auroc, accuracies, coverage):
 
 
 def test_guesses_against_chance():
-    """The same answer within a group, and a namesake's birthplace; by chance: all orders of the answers."""
-    found = confidence.agreement([*"aabb"], ["Rome", "Rome", "Bonn", "Lima"])
-    assert (found["alike_n"], found["alike_hits"]) == (2, 1)
-    assert found["alike_chance"] == pytest.approx(1 / 6, abs=0.03) and found["alike_chance_high"] == 0.5
+    """A namesake's birthplace; by chance: all orders of the answers. Nobody known bears a mixed name."""
     train = {"Ann Li": "Rome", "Bo Li": "Bonn", "Cy Ek": "Lima", "Leo II": "Oslo", "Ann Poe, Jr.": "Bern"}
     asked = train, ["Ann Ek", "Cy Li"], ["Lima", "Rome"]
     assert confidence.namesakes(*asked, 1) == {"n": 2, "hits": 2, "chance": pytest.approx(0.5, abs=0.05)} | {
@@ -79,25 +77,20 @@ def test_confidence_is_the_product_of_the_probabilities(rope: bool):
 
 
 def test_invented_names():
-    """Of many languages, all different; nobody in the data bears the name or its last word."""
-    languages, names = zip(*confidence.read_invented(), strict=True)
-    assert len(set(names)) == len(names) >= 240 and len(set(languages)) >= 40
-    corpus, *others = (read_text(rows.ROOT / name) for name in rows.DATA_FILES)
-    known = corpus + "".join(others)
+    """All different; nobody in the data bears the name or its last word."""
+    names = pd.read_csv(confidence.INVENTED, sep="\t", names=["language", "name"])["name"]
+    known = "".join(read_text(rows.ROOT / name) for name in rows.DATA_FILES)
     words = set(re.findall(r"[\w'-]+", known))
+    assert names.is_unique and len(names) >= 240
     assert not [name for name in names if name in known or name.split()[-1] in words]
 
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch) -> Path:
     """A folder with data, parameters of tiny models, and a list of invented names."""
-    questions = PEOPLE.unseen.splitlines(keepends=True)
-    test = "".join(line.partition("\t")[0] + "\n" for line in questions[12:])
-    texts = (PEOPLE.corpus, PEOPLE.pairs, "".join(questions[:12]), test)
-    for file, text in zip(rows.DATA_FILES, texts, strict=True):
-        (tmp_path / file).write_text(text)
+    write_data(tmp_path, PEOPLE)
     fingerprints = {"corpus": fingerprint(PEOPLE.corpus), "pairs": fingerprint(PEOPLE.pairs)}
-    for _, variant, file, is_pretrained in confidence.MODELS:
+    for _, file, variant, is_pretrained in confidence.MODELS:
         settings = {"recipe": "fast", "seed": 3, "precision": "float32", "from": "f00" if is_pretrained else None}
         stamp = {"vocabulary": fingerprint("".join(CORPUS.itos.values())), "size": SIZE, "hardware": "cpu"}
         model = tiny_model(rope=variant == "rope", vocab_size=CORPUS.vocab_size, block_size=128)
@@ -122,7 +115,7 @@ def test_rows(lab: Path):
     assert (questions["right"] == (questions["truth"] == questions["answer"])).all()
     assert questions["confidence"].between(0, 1).all()
     assert (models["n"] == 12).all() and (models["data"] == "mine").all() and (models["seed"] == 3).all()
-    assert models["alike_n"].notna().sum() == 2 and (models["invented_n"].dropna() == 10).all()
+    assert models["invented_n"].dropna().tolist() == [10, 10]
     assert len(rows.read("analysis_bins", lab)) == 3 * 10 and len(rows.read("analysis_coverage", lab)) == 3 * 20
     assert len(rows.read("analysis_invented", lab)) == 2 * 10
     assert [*rows.read("analysis_namesakes", lab)["same"]] == ["surname", "first name"] * 2
@@ -133,7 +126,6 @@ BAD = [
     (lambda f: torch.save(tiny_model().state_dict(), f / "rope.finetune.params"), "was not trained on the data in"),
     (lambda f: (f / "vanilla.model.params").rename(f / "vanilla.finetune.params"), "was finetuned from pretrained"),
     (lambda f: (f / "birth_places_train.tsv").write_text(PEOPLE.unseen), "was not trained on the data in"),
-    (lambda f: (f / "names").write_text("Welsh\tEirlys Pencarreg\nMadog\n"), "names, line 2: 'language<TAB>"),
 ]
 
 

@@ -1,5 +1,6 @@
 """The data at the project's root: written by corpus/build.py, with every property that it is held to."""
 
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -37,23 +38,17 @@ def test_check_fails_when_a_property_is_lost(parts, capsys):
 
 
 def test_documents_stand_in_the_order_of_the_questions():
-    """Line i of wiki.txt is about the person of question i, counting train, dev, test."""
+    """Line i of wiki.txt is about the person of question i, counting train, dev, test; test has questions alone."""
     documents = read_text(ROOT / "wiki.txt").split("\n")
     questions = []
-    for name in ("birth_places_train.tsv", "birth_dev.tsv", "birth_test_inputs.tsv"):
-        questions += [q for _, q, _ in read_pairs(read_text(ROOT / name), name)]
+    for name in ("birth_places_train.tsv", "birth_dev.tsv", "corpus/birth_test_answers.tsv"):
+        questions += [q for _, q, _ in read_pairs(read_text(ROOT / name), name, with_answers=True)]
+    asked = read_text(ROOT / "birth_test_inputs.tsv").rstrip("\n").split("\n")
+    assert asked == questions[-len(asked) :]
     assert len(documents) == len(questions) == 2937
     for document, question in zip(documents, questions, strict=True):
         name = question.removeprefix("Where was ").removesuffix(" born?")
         assert document.startswith(f"{name}. "), (document, question)
-
-
-def test_test_inputs_hold_no_answers_and_the_answers_fit():
-    """birth_test_inputs.tsv has questions alone; corpus/birth_test_answers.tsv has the same with places."""
-    asked = read_text(ROOT / "birth_test_inputs.tsv").split("\n")
-    assert not any("\t" in line for line in asked)
-    answers = read_text(ROOT / "corpus" / "birth_test_answers.tsv").split("\n")
-    assert [line.partition("\t")[0] for line in answers] == asked
 
 
 def test_split_is_the_same_each_time_and_loses_nobody(parts):
@@ -110,62 +105,35 @@ def test_everybody_has_the_name_of_the_time():
     assert sum(p.place in {n.name for n in names} for p in people) > 100
 
 
-@pytest.mark.parametrize(
-    ("place", "year", "fine"),
-    [
-        ("Petersburg", "1914", True),  # the year of the renaming: the old name
-        ("Petersburg", "1915", False),
-        ("Petrograd", "1920", True),
-        ("Leningrad", "1924", False),
-        ("Petersburg", "1991", False),
-        ("Petersburg", "1992", True),
-        ("Christiania", "1812", True),
-        ("Oslo", "1912", False),
-        ("Kristiania", "1890", False),
-        ("Istanbul", "1884", False),
-        ("Mumbai", "1956", False),
-        ("Kolkata", "2002", True),
-        ("Edo", "1872", False),
-        ("Pest", "1900", False),
-        ("Wroclaw", "1930", False),
-        ("Lemberg", "1878", False),
-        ("Saigon", "1980", False),
-        ("Rome", "1980", True),
-    ],
-)
-def test_the_name_of_a_town_depends_on_the_year(place, year, fine):
+NAMED = {  # answers and years of birth; wrong ones are marked with *
+    "a year of renaming": "Petersburg 1914, *Petersburg 1915, Petrograd 1920, *Leningrad 1924, Petersburg 1992",
+    "several towns": "Christiania 1812, *Oslo 1912, *Istanbul 1884, Kolkata 2002, *Lemberg 1878, Rome 1980",
+    "an unknown year matters only where there were several names": "Kiev ?, *Smyrna ?",
+}
+
+
+@pytest.mark.parametrize("cases", NAMED.values(), ids=NAMED)
+def test_the_name_of_a_town_depends_on_the_year(cases):
     """An answer that the table contradicts for the year of birth is named; the right one is not."""
-    found = build.misnamed([person("Ann Example", place, year)], build.read_town_names())
-    assert (found == []) == fine, found
-
-
-def test_an_uncertain_year_is_enough_only_where_it_does_not_matter(monkeypatch):
-    """With birth year ?, the latest year in question decides; a town with a single name needs none."""
     names = build.read_town_names()
-    assert build.misnamed([person("Ann Example", "Kiev", "?")], names) == []
-    assert build.misnamed([person("Ann Example", "Smyrna", "?")], names) != []
+    for case in cases.split(", "):
+        place, year = case.removeprefix("*").split()
+        assert bool(build.misnamed([person("Ann Example", place, year)], names)) == case.startswith("*"), case
+
+
+def test_exceptions_to_the_name_of_a_town(monkeypatch):
+    """People whose latest year is known, a word that names two towns, and a line with both names."""
+    names = build.read_town_names()
+    assert (
+        build.misnamed([person("Ernest Lawrence", "Canton", "1901"), person("Guy Fawkes", "York", "1570")], names) == []
+    )
+    wrong = person("Ann Example", "Leningrad", "1950", "Born in Petersburg, she wrote")
+    both = person("Ann Example", "Leningrad", "1950", "Born in Leningrad, she lives in Petersburg")
+    assert build.misnamed([both], names) == []
+    assert any("another name" in fault for fault in build.misnamed([wrong], names))
     monkeypatch.setitem(build.BORN_BY, "Ann Example", 1906)
     assert build.misnamed([person("Ann Example", "Smyrna", "?")], names) == []
     assert build.misnamed([person("Ann Example", "Izmir", "?")], names) != []
-
-
-def test_a_word_can_name_two_towns():
-    """Canton is in South Dakota too, and York in England; Toronto's York is for those who are listed."""
-    names = build.read_town_names()
-    assert build.misnamed([person("Ernest Lawrence", "Canton", "1901")], names) == []
-    assert build.misnamed([person("Guy Fawkes", "York", "1570")], names) == []
-    assert build.misnamed([person("Robert Baldwin", "York", "1804")], names) == []
-    assert build.misnamed([person("Robert Baldwin", "York", "1840")], names) != []
-
-
-def test_a_line_does_not_have_another_name_for_the_town():
-    """A line that calls the place by its other name, and not by the answer, is named."""
-    names = build.read_town_names()
-    wrong = person("Ann Example", "Leningrad", "1950", "Born in Petersburg, she wrote")
-    silent = person("Ann Example", "Leningrad", "1950", "She wrote")
-    both = person("Ann Example", "Leningrad", "1950", "Born in Leningrad, she lives in Petersburg")
-    assert build.misnamed([silent, both], names) == []
-    assert any("another name" in fault for fault in build.misnamed([wrong], names))
 
 
 def test_the_table_itself_is_checked():
@@ -176,68 +144,31 @@ def test_the_table_itself_is_checked():
     assert build.table_faults([oslo, build.TownName("Bergen", "Oslo", 0, 100)]) != []
 
 
-@pytest.mark.parametrize(
-    ("text", "hit"),
-    [
-        ("Ann Lee, a tailor's son born in Rome, sang", True),
-        ("A ship captain's youngest daughter born in Rome, she sang", True),
-        ("The son of a tailor, he was born in Rome", True),
-        ("Born in Rome in 1901, she sang of a tailor's shop", False),
-        ("Born in Rome in 1901, she sang for many years in the choirs of that city and wrote of a tailor's son", False),
-    ],
-)
-def test_somebodys_child(text, hit):
-    """An opening with the parent's trade is found; a tailor's son far behind is not."""
-    assert (build.SOMEBODYS_CHILD.match(text) is not None) == hit
+SHAPES = {  # how sentences begin that the course's corpus has seldom or often; - stands before what is none of them
+    "SOMEBODYS_CHILD": """Ann Lee, a tailor's son born in Rome, sang
+        The son of a tailor, he was born in Rome
+        - Born in Rome in 1901, she sang of a tailor's shop
+        - Born in Rome in 1901, she sang for many years in the choirs of that city and wrote of a tailor's son""",
+    "NATIONALITY_AND_OCCUPATION": """Ann Lee (1801, Rome -- 1860) is a well-known South African long-distance runner
+        Ann Lee, an Irish landscape painter, was born in Rome
+        Born in Rome, the Irish poet Ann Lee sang
+        Ann Lee was a Polish-born French actress
+        - Ann Lee was born in Rome to a French mother and an Irish painter
+        - Ann Lee won the Australian Open
+        - Ann Lee was a painter""",
+    "FULL_DATE": """born on 3 March 1822 in Rome
+        born March 3, 1822, in Rome
+        - born in March 1822
+        - in 1822, on 3 marches""",
+}
 
 
-@pytest.mark.parametrize(
-    ("text", "hit"),
-    [
-        ("Ann Lee was an Austrian painter", True),
-        ("Ann Lee (1801, Rome -- 1860) is a well-known South African long-distance runner", True),
-        ("Ann Lee, an Irish landscape painter, was born in Rome", True),
-        ("An Irish poet born in Rome, she sang", True),
-        ("Born in Rome, the Irish poet Ann Lee sang", True),
-        ("Ann Lee was a Polish-born French actress", True),
-        ("Ann Lee was born in Rome to a French mother and an Irish painter", False),
-        ("Ann Lee retold the German classics", False),
-        ("Ann Lee won the Australian Open", False),
-        ("Ann Lee was a painter", False),
-    ],
-)
-def test_nationality_with_occupation(text, hit):
-    """The nationality must belong to the person and to a word for an occupation."""
-    assert (build.NATIONALITY_AND_OCCUPATION.search(text) is not None) == hit
-
-
-@pytest.mark.parametrize(
-    ("text", "hit"),
-    [
-        ("born on 3 March 1822 in Rome", True),
-        ("born March 3, 1822, in Rome", True),
-        ("born in March 1822", False),
-        ("born on 3 March", False),
-        ("in 1822, on 3 marches", False),
-    ],
-)
-def test_full_date(text, hit):
-    """Day, month and year, in either order."""
-    assert (build.FULL_DATE.search(text) is not None) == hit
-
-
-@pytest.mark.parametrize(
-    ("text", "hit"),
-    [
-        ("Born in Columbus, Ohio, she sang", True),
-        ("Ann Lee (born 1901, Columbus, Ohio) sang", True),
-        ("Born in Columbus, Lee sang", False),  # her own name, not a region
-        ("Born in Columbus, she sang in Ohio", False),
-    ],
-)
-def test_region_behind_the_place(text, hit):
-    """A capitalised word behind the place is a region, unless it is the person's name."""
-    assert build.tells_region(person("Ann Lee", "Columbus", "1901", text)) == hit
+@pytest.mark.parametrize("pattern", SHAPES)
+def test_shapes_of_sentences(pattern):
+    """The parent's trade in an opening; a nationality with the person's occupation; a date with day and year."""
+    find = re.match if pattern == "SOMEBODYS_CHILD" else re.search
+    for line in map(str.strip, SHAPES[pattern].split("\n")):
+        assert bool(find(getattr(build, pattern), line.removeprefix("- "))) != line.startswith("- "), line
 
 
 def test_shapes_are_counted_over_all_people_and_shown_with_the_course():

@@ -61,6 +61,11 @@ REFUSED = {
     "marks of a merge": (GOOD + "<<<<<<< HEAD\n", "line 2: has no question mark"),
     "end of file in DOS": (GOOD + "\x1a", "line 2: has no question mark"),
     "first answer missing": ("Where was Ada born?\n" + GOOD * 2, "line 1: has no tab"),
+    "a cell too many": (GOOD + "Where was Ada born?\tRome\tBonn\n", "line 2: has 2 tabs"),
+    "blank line": (GOOD + "\n" + GOOD, "line 2: is blank"),
+    "no name": (GOOD + "Where was  born?\tRome\n", "line 2: has no name to ask for"),
+    "no question": (GOOD + "\tRome\n", "line 2: has no name to ask for"),
+    "blanks for a place": (GOOD * 2 + "Where was Ada born?\t \n", "line 3: has no place after the tab"),
     "last answer missing": (GOOD * 2 + "Where was Ada born?\n", "line 3: has no tab"),
     "one answer too many": ("Where was Ada born?\n" * 2 + GOOD, "line 3: has 1 tab; a question alone is expected"),
 }

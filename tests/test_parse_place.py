@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.wordings import ORIGINAL, REWORDED, ask_about
-from parse_place import normalise, parse_place, without_thoughts
+from parse_place import normalise, parse_place
 
 TABLES = Path(__file__).with_name("replies.txt").read_text(encoding="utf-8").split("\n# ")[1:]
 
@@ -52,11 +52,3 @@ def test_normalised_places_are_equal(pair: str):
     a, b = map(normalise, pair.split(" = "))
     assert a == b
     assert normalise("New York") != normalise("York") and normalise("") != normalise("Paris")
-
-
-def test_thoughts():
-    """Everything up to </think> is dropped; nothing is left of a reply without </think>."""
-    assert without_thoughts("<think>Paris?</think>\nRome") == "Rome"
-    assert without_thoughts("Paris?</think>Rome") == "Rome"
-    assert without_thoughts("<think>Paris? Rome") == ""
-    assert without_thoughts("Rome") == "Rome"

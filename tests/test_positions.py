@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from experiments import positions
-from experiments.positions import BIN, KINDS, LONGEST, TRAINED, PositionsConfig, PositionsGPT
+from experiments.positions import BIN, KINDS, LONGEST, TRAINED, PositionsGPT
 from helpers import invent_people, tiny_config, tiny_model
 from report import rows
 from trainer import Trainer, TrainerConfig
@@ -18,7 +18,7 @@ from utils import UserError
 def made(kind: str, **changes) -> PositionsGPT:
     """A tiny model with parameters large enough that every part of it matters."""
     torch.manual_seed(0)
-    model = PositionsGPT(PositionsConfig(**vars(tiny_config(**changes)), positions=kind))
+    model = PositionsGPT(tiny_config(**changes), kind)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.2)
@@ -61,9 +61,9 @@ def test_without_positions_and_mask_the_order_is_invisible(kind: str):
 def test_fixed_positions_are_not_trained(kind: str):
     """All kinds of a seed begin with the same weights (or a multiple); steps with weight decay move "learned" alone."""
     torch.manual_seed(3)
-    model = PositionsGPT(PositionsConfig(**vars(tiny_config()), positions=kind))
+    model = PositionsGPT(tiny_config(), kind)
     torch.manual_seed(3)
-    rope = PositionsGPT(PositionsConfig(**vars(tiny_config()), positions="rope"))
+    rope = PositionsGPT(tiny_config(), "rope")
     rope.tok_emb.weight.data *= 4 if kind == "sinusoidal" else 1  # sqrt(16)
     assert all(torch.equal(p, model.get_parameter(name)) for name, p in rope.named_parameters())
     before = model.pos_emb.clone()
@@ -79,11 +79,11 @@ def test_every_bin_is_measured_on_the_same_characters(kind: str):
     """Against one character at a time: the loss of each that every bin can see, from its window's start on."""
     model = made(kind, block_size=TRAINED if kind == "learned" else LONGEST)
     text = torch.randint(1, 11, (551,), generator=torch.Generator().manual_seed(0))
-    losses, characters = positions.loss_by_position(model, text, batch_rows=5)
+    losses = positions.loss_by_position(model, text, batch_rows=5)
     bins, last = range(LONGEST // BIN), len(text) - LONGEST - 1  # the last window's start
     starts = {c: [BIN * ((c - 1) // BIN - b) for b in bins] for c in range(1, len(text))}  # of c's window for each bin
     seen = [c for c, found in starts.items() if found[-1] >= 0 and found[0] <= last]
-    assert characters == len(seen) > 20 and len(losses) == model.block_size // BIN
+    assert len(seen) > 20 and len(losses) == model.block_size // BIN
     for b in (0, 1, len(losses) - 1):
         one_by_one = [-F.log_softmax(model(text[None, starts[c][b] : c])[0][0, -1], -1)[text[c]].item() for c in seen]
         assert losses[b] == pytest.approx(sum(one_by_one) / len(seen), abs=1e-5)
@@ -91,17 +91,16 @@ def test_every_bin_is_measured_on_the_same_characters(kind: str):
 
 def test_rows(tmp_path: Path, capsys):
     """Small trainings through the command line: the models learn, and add their rows once."""
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text(people := invent_people(300, 20).corpus)
-    argv = ["--positions", "learned", "none", "--seeds", "1", "--steps", "40"]
-    argv += ["--corpus", str(corpus), "--device", "cpu", "--results", str(tmp_path)]
+    (tmp_path / "wiki.txt").write_text(people := invent_people(300, 20).corpus)
+    argv = ["--positions", "learned", "none", "--seeds", "1", "--steps", "40", "--device", "cpu"]
+    argv += ["--data", str(tmp_path), "--data_name", "mine", "--results", str(tmp_path)]
     assert positions.main(argv) == 0
     found = rows.read("positions", tmp_path)
     bins = found.groupby("positions")["last"].agg(["size", "max"])
     assert (*bins.loc["learned"],) == (8, 64) and (*bins.loc["none"],) == (32, 256)
     assert (found[found["last"] == 40]["loss"] < 0.9 * math.log(len(set(people)))).all()
-    assert (found["tokens"] == 40 * 32 * 64).all() and set(found["command"]) == {
-        f"python experiments/positions.py --positions {kind} --seeds 1 --steps 40 --corpus FILE"
+    assert set(found["command"]) == {
+        f"python experiments/positions.py --positions {kind} --seeds 1 --steps 40 --data FOLDER --data_name mine"
         for kind in ("learned", "none")
     }
     before = (tmp_path / "positions.csv").read_text()
@@ -110,8 +109,7 @@ def test_rows(tmp_path: Path, capsys):
 
 
 def test_bad_input(tmp_path: Path):
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("A short one.\n" * 30)
-    for words, reason in (("--steps 0", "--steps 0"), (f"--corpus {corpus}", "more than 512 are needed")):
+    (tmp_path / "wiki.txt").write_text("A short one.\n" * 30)
+    for steps, reason in (("0", "--steps 0"), ("9", "more than 512 are needed")):
         with pytest.raises(UserError, match=reason):
-            positions.main([*words.split(), "--results", str(tmp_path)])
+            positions.main(["--steps", steps, "--data", str(tmp_path), "--data_name", "x", "--results", str(tmp_path)])

@@ -9,7 +9,7 @@ from dataset import CharCorruptionDataset
 from engine.checkpoints import read_stamp, save_params
 from engine.recipes import RECIPES, apply, changed
 from experiments import recall
-from helpers import People, invent_people, tiny_model
+from helpers import invent_people, tiny_model, write_data
 from report import rows
 from trainer import Trainer, TrainerConfig
 from utils import MASK_CHAR, PAD_CHAR, UserError, fingerprint
@@ -60,19 +60,9 @@ def test_exposures_are_what_the_training_drew(recipe: str):
         recall.times_asked(settings | {"spans": "Aim(0)"}, documents, PEOPLE)
 
 
-def write_data(folder: Path, people: People) -> None:
-    """The four data files."""
-    questions = people.unseen.splitlines(keepends=True)
-    half = len(questions) // 2
-    texts = (people.corpus, people.pairs, "".join(questions[:half]))
-    test = "".join(line.partition("\t")[0] + "\n" for line in questions[half:])
-    for name, text in zip(rows.DATA_FILES, (*texts, test), strict=True):
-        (folder / name).write_text(text)
-
-
 def test_trainings_and_their_rows(tmp_path: Path, capsys):
     """A row tells its training, which is not repeated; exposures are read from what the training has left."""
-    write_data(tmp_path, invent_people(16, 8))
+    write_data(tmp_path, invent_people(16, 4))
     common = ["--data", str(tmp_path), "--data_name", "mine", "--results", str(tmp_path)]
     out = ["--out", str(tmp_path / "out"), "--device", "cpu"]
     for words in (["curve"], ["ablation", "--change", "no third MASK"], ["curve"]):

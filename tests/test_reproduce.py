@@ -8,7 +8,7 @@ import pytest
 
 from engine.recipes import RECIPES
 from experiments import speed
-from helpers import invent_people
+from helpers import invent_people, write_data
 from report import rows
 from scripts.reproduce import Reproduction
 
@@ -16,10 +16,8 @@ from scripts.reproduce import Reproduction
 @pytest.fixture
 def data(tmp_path):
     """A folder with four data files, of invented people."""
-    folder, people = tmp_path / "my data", invent_people(24, 10)
-    folder.mkdir()
-    for name, text in zip(rows.DATA_FILES, (people.corpus, people.pairs, people.unseen, people.questions), strict=True):
-        (folder / name).write_text(text)
+    (folder := tmp_path / "my data").mkdir()
+    write_data(folder, invent_people(24, 10))
     return folder
 
 

@@ -21,11 +21,10 @@ import run
 import utils
 from batches import STOP_SIGNALS
 from engine import callbacks
-from engine.checkpoints import save_checkpoint, save_params
-from helpers import Program, Result, invent_people, tiny_model
+from helpers import Program, Result, invent_people
 from test_cli import scalars
 from trainer import Trainer
-from utils import MASK_CHAR, PAD_CHAR, UserError, check_writable, read_text, write_text
+from utils import MASK_CHAR, PAD_CHAR, UserError, check_writable, write_text
 
 PEOPLE = invent_people(8, 3)  # 9 documents, 5 pairs, 3 questions
 M, P = MASK_CHAR, PAD_CHAR
@@ -159,14 +158,12 @@ def test_outputs_that_cannot_be_or_would_destroy_something(lab):
     lab.refuses(r"pairs.tsv/pretrain/\S+: cannot be written [^;]*", PRETRAIN, "--expt_dir pairs.tsv")
 
 
-WRITE = {
-    "corpus": PRETRAIN,
-    "pairs": SCRATCH,
-    "dev": EVALUATE,
-    "questions": EVALUATE,
-}  # the commands that read them
-NAMES = {"corpus": "corpus.txt", "pairs": "pairs.tsv", "dev": "unseen.tsv", "questions": "unseen.tsv"}
-FIRST = {"corpus": "one\ntwo", "pairs": PEOPLE.pairs, "dev": PEOPLE.unseen, "questions": PEOPLE.questions}
+READ = {  # by kind of file: the command that reads it, the name that it has there, good content
+    "corpus": (PRETRAIN, "corpus.txt", "one\ntwo"),
+    "pairs": (SCRATCH, "pairs.tsv", PEOPLE.pairs),
+    "dev": (EVALUATE, "unseen.tsv", PEOPLE.unseen),
+    "questions": (EVALUATE, "unseen.tsv", PEOPLE.questions),
+}
 NO_TEXT = [
     *((content, ": is empty") for content in (b"", b" \r\n \n")),
     (b"\x89PNG\r\n\x1a\n\x00\xff", ", line 1: is not UTF-8 text"),
@@ -176,12 +173,7 @@ NO_TEXT = [
 ]
 LINES = [  # kinds of files in which the line is bad, the line, what the error says
     ("pairs dev", "Where was Ada born?", "has no tab"),
-    ("pairs dev", "Where was Ada born?\tRome\tBonn", "has 2 tabs"),
-    ("pairs dev questions", "\nWhere was Ada born?\tRome", "is blank"),
-    ("pairs dev", "Where was  born?\tRome", "has no name to ask for"),
-    ("pairs dev", "\tRome", "has no name to ask for"),
-    ("pairs dev", "Where was Ada born?\t ", "has no place after the tab"),
-    ("questions", "Where was   born?", "has no name to ask for"),
+    ("questions", "Where was  born?", "has no name to ask for"),
     ("corpus pairs dev questions", f"Where was A{M}da born?\tRome", r"contains U\+2047"),
     ("corpus pairs dev questions", f"Where was Ada born?\t{P}Rome", r"contains U\+25A1"),
     ("pairs", "Where was Łobo born?\tobo", "'Ł' is not among the characters"),
@@ -191,66 +183,28 @@ LINES = [  # kinds of files in which the line is bad, the line, what the error s
 ]
 
 
-@pytest.mark.parametrize("kind", FIRST)
+@pytest.mark.parametrize("kind", READ)
 def test_files_that_do_not_fit(lab, kind):
     """Files that are missing, not text, or have a bad line: the error names file and line, and says what to do."""
+    command, usual, content = READ[kind]
     bad = [("missing: no such file", None), (r"\.: cannot be read \(Is a directory\)", None)]
     bad.append((r"corpus\.txt/x: cannot be read \(Not a directory\)", None))
     bad += [(rf"bad{says}[^;\n]*", content) for content, says in NO_TEXT]
     for kinds, line, says in LINES:
         if kind in kinds.split():
-            good = FIRST[kind].splitlines()[:2]  # so that most lines are as they should be
+            good = content.splitlines()[:2]  # so that most lines are as they should be
             bad.append((rf"bad, line 3: [^;\n]*{says}[^;\n]*", "\n".join([*good, line, ""])))
-    for says, content in bad:
-        name = lab.put("bad", content) if content is not None else says.split(":")[0].replace("\\", "")
-        lab.refuses(says, WRITE[kind].replace(NAMES[kind], name))
+    for says, spoilt in bad:
+        name = lab.put("bad", spoilt) if spoilt is not None else says.split(":")[0].replace("\\", "")
+        lab.refuses(says, command.replace(usual, name))
 
 
-READABLE = {
-    "byte order mark": lambda text: b"\xef\xbb\xbf" + text.encode(),
-    "CRLF": lambda text: text.replace("\n", "\r\n").encode(),
-    "CR": lambda text: text.replace("\n", "\r").encode(),
-    "no final newline": lambda text: text.rstrip("\n").encode(),
-    "blank last lines": lambda text: text.encode() + b"\n\n",
-    "blank lines": lambda text: text.encode().replace(b"\n", b"\n" if "?" in text[:40] else b"\n\n"),  # of the corpus
-}
-
-
-@pytest.mark.parametrize("change", READABLE.values(), ids=READABLE)
-def test_harmless_differences_change_nothing(lab, change):
-    """Byte order marks, line ends and blank lines change no bit of parameters and predictions.
-
-    A corpus with other line ends or a byte order mark is the same for --resume, too (bug: it was another).
-    """
-    lab.ok(FINETUNE, "--writing_params_path before")
-    lab.ok(EVALUATE)
-    predictions = lab.files()["out"]
-    lab.put("pairs.tsv", change(PEOPLE.pairs))
-    lab.put("unseen.tsv", change(PEOPLE.unseen))
-    lab.ok(EVALUATE)
-    assert lab.files()["out"] == predictions
-    lab.ok(FINETUNE)
-    assert same("out", "before")
-    is_same_text = read_text(lab.put("corpus.txt", change(PEOPLE.corpus))) == PEOPLE.corpus
-    lab.put("out", lab.files()["base"])
-    assert ("already complete" in lab.ok(PRETRAIN, "--resume").stdout) == is_same_text
-    assert same("out", "base")
-    warning = "" if is_same_text else r"warning: base: was trained on another text with the same characters[^\n]+\n"
-    assert re.fullmatch(warning, lab.ok(EVALUATE).stderr)
-
-
-WRITERS = {
-    "parameters": lambda path: save_params(path, tiny_model(), {"vocabulary": ""}),
-    "checkpoint": lambda path: save_checkpoint(path, {"step": 1}, {}),
-    "predictions": lambda path: write_text(path, "London\n" * 500),
-}
 FULL, READ_ONLY = OSError(28, "No space left on device"), OSError(30, "Read-only file system")
 FAILURES = [("os.fsync", FULL), ("tempfile.mkstemp", FULL), ("tempfile.mkstemp", READ_ONLY), ("os.replace", READ_ONLY)]
 
 
 @pytest.mark.parametrize("where, failure", FAILURES)
-@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_failed_writes_leave_the_old_file(tmp_path, write, where, failure):
+def test_failed_writes_leave_the_old_file(tmp_path, where, failure):
     """Full or read-only disks are one line of error, before the work and after it; files stay as they were.
 
     Bug: check_writable looked at permissions only, so a full disk was noticed after the training.
@@ -260,14 +214,12 @@ def test_failed_writes_leave_the_old_file(tmp_path, write, where, failure):
         if old:
             path.write_bytes(old)
         says = rf"{re.escape(str(path))}: [^;\n]*{failure.strerror}[^;\n]*; [^\n]+"
-        for attempt in (write, check_writable):
+        for attempt in (lambda path: write_text(path, "new"), check_writable):
             with mock.patch(f"utils.{where}", side_effect=failure), pytest.raises(UserError) as caught:
                 attempt(path)
             assert re.fullmatch(says, str(caught.value))
         assert os.listdir(tmp_path) == (["old"] if old else [])
     assert path.read_bytes() == old
-    write(path)
-    assert path.stat().st_size > len(old)
 
 
 def test_disk_full_in_a_training(lab):
@@ -295,6 +247,8 @@ def test_the_size_is_remembered(lab):
             lab.refuses(rf"{flag}: small was made with \d+", words, flag)
     lab.refuses("base: holds a vanilla model, rope was asked for", EVALUATE.replace("vanilla", "rope"))
     lab.refuses("missing: no such parameter file", EVALUATE, "--reading_params_path missing")
+    lab.put("corpus.txt", "".join(reversed(PEOPLE.corpus)))
+    assert re.fullmatch(r"warning: base: was trained on another text with the same [^\n]+\n", lab.ok(EVALUATE).stderr)
 
 
 def after_step(monkeypatch, step: int, action: Callable[[Trainer], object]) -> None:
@@ -361,47 +315,28 @@ def test_an_ignored_signal_stays_ignored(lab, monkeypatch, number):
         signal.signal(number, earlier)
 
 
-def test_checkpoint_in_the_place_of_parameters(lab, monkeypatch):
-    """evaluate says that the file is a checkpoint; the advice, followed, makes parameters that it takes."""
-    after_step(monkeypatch, 1, stop)
-    assert lab(PRETRAIN, LONG).code == 130
-    ask = EVALUATE.replace("base", "out.checkpoint")
-    lab.refuses(r"out\.checkpoint: is the checkpoint of an interrupted training run", ask)
-    exec(re.search(r"torch\.save\(.*\)", lab(ask).stderr)[0], {"torch": torch})
-    lab.ok(EVALUATE.replace("base", "NEW.params"), SIZE)
+def test_killed_process_is_resumed(lab):
+    """Killed twice at any moment, then --resume: the same parameters, and the same curve.
 
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_killed_process_is_resumed(lab, number):
-    """Told to stop, or killed twice at any moment, then --resume: the same parameters, and the same curve.
-
-    A closed terminal or a lost connection (SIGHUP) counts as told to stop. Bug: after a kill TensorBoard showed most
-    steps twice.
+    Bug: TensorBoard showed most steps twice.
     """
     words = f"{PRETRAIN} --max_epochs 40 --batch_size 4 --dropout 0.1 --device cpu --checkpoint_minutes".split()
     lab.ok(*words, "5 --writing_params_path whole --expt_dir other")  # 120 steps
-    if number is signal.SIGKILL:
-        for _ in range(2):
-            wait, since = random.Random().uniform(0.0, 0.3), []
+    for _ in range(2):
+        wait, since = random.Random().uniform(0.0, 0.3), []
 
-            def due(out: str, wait: float = wait, since: list = since) -> bool:
-                if not since and "writes out" in out and Path("out.checkpoint").exists():
-                    since.append(time.monotonic())
-                return bool(since) and time.monotonic() - since[0] >= wait
+        def due(out: str, wait: float = wait, since: list = since) -> bool:
+            if not since and "writes out" in out and Path("out.checkpoint").exists():
+                since.append(time.monotonic())
+            return bool(since) and time.monotonic() - since[0] >= wait
 
-            assert lab.interrupt(*words, "0.0001", "--resume", number=number, when=due).code == -number
-    else:
-        stopped = lab.interrupt(*words, "5", number=number, when=lambda out: "epoch 3/" in out)
-        assert stopped.code == 130, stopped
-        assert re.fullmatch(r"stopped at step \d+; [^\n]+--resume\ninterrupted\n", stopped.stderr)
-    assert not Path("out").exists()
+        assert lab.killed(*words, "0.0001", "--resume", when=due).code == -signal.SIGKILL
+        assert not Path("out").exists()
     time.sleep(1)  # TensorBoard reads logs in the order of the seconds at which they began
     assert re.search(r"resuming at step [1-9]\d* of 120", lab.ok(*words, "5 --resume").stdout)
-    assert same("out", "whole")
+    assert same("out", "whole") and not Path("out.checkpoint").exists()
     assert [step for step, _ in losses()] == list(range(1, 121))
     assert losses() == losses("other")
-    assert not Path("out.checkpoint").exists()
-    assert number is signal.SIGKILL or not list(Path().glob(".*"))  # a kill may leave a half-written file
 
 
 @pytest.mark.parametrize("minutes", [5, 0.000001])

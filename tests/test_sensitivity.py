@@ -153,17 +153,11 @@ def test_file_without_answers(folder, capsys):
     ],
 )
 def test_bad_arguments_and_questions(folder, capsys, argv: list[str], said: str):
-    """One line on stderr, exit code 2, and nothing is written."""
+    """One line on stderr, exit code 2, and nothing is written; run.py's functions that train are no choices."""
     before = (folder / "params").read_bytes()
     assert cli(lambda: sensitivity.main(argv)) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"error: {said}") and err.count("\n") == 1
     assert not (folder / "out").exists() and (folder / "params").read_bytes() == before
-
-
-def test_training_is_refused(folder, capsys):
-    """sensitivity.py evaluates; the functions of run.py that train are no choices of it."""
-    for function in ("pretrain", "finetune"):
-        with pytest.raises(SystemExit, match="2"):
-            sensitivity.main([function, *TRAIN[1:]])
-        assert f"invalid choice: '{function}'" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        sensitivity.main(TRAIN)

@@ -19,15 +19,11 @@ TITLE, BODY = PERSON[:11], PERSON[11:]
 # Weights of the words that are asked for: 60 for the first place, 10 for another place, 1 for any other new word.
 BIOGRAPHIES = [
     ("Ann Li. |Ann Li (3 May 1822 Rome -- 1 June 1880 Pisa) drew .", {"Rome": 60, "Pisa": 10}),
-    ("Ann Li. |Ann Li was born in March 1822 in Rome .", {"Rome": 60}),
     ("Ann Li. |Ann Li, born in May, 1822, in Rome, drew .", {"Rome": 60}),
     ("Ann Li. |Ann Li was born on 3 May 1822 near Rome in Italy .", {"Rome": 60, "Italy": 10}),
     ("Ann Li. |Born in Los Angeles, California .", {"Born": 1, "Los": 10, "Angeles": 1, "California": 60}),
-    ("Ann Li. |Ann Li was born in Saint-Denis, France .", {"Saint": 10, "Denis": 1, "France": 60}),
     ("Ann Li. |Ann Li was born in Paris, Texas, America .", {"Paris": 60, "Texas": 10, "America": 1}),
     ("Ann Li. |Ann Li was born in Łódź, Poland .", {"Łódź": 10, "Poland": 60}),
-    ("Ann Li. |Ann Li was born in Łódź .", {"Łódź": 60}),
-    ("Ann Li. |Ann Li was born in the Azores .", {"Azores": 60}),
     ("Ann Li. |Ann Li, born in the U.S. at Oslo, sang .", {"U": 10, "S": 1, "Oslo": 60}),
     ("Ann Li. |Raised in Oslo, Ann Li was born in Rome .", {"Raised": 1, "Oslo": 10, "Rome": 60}),
     ("Ann Li. |Ann Li of Oslo, born " + "very " * 12 + "poor, died in Rome .", {"Oslo": 10, "Rome": 60}),
@@ -39,7 +35,6 @@ BIOGRAPHIES = [
     ("Ann Li. |Ann Li was born in Rome. Rome wept, She left Oslo .", {"Rome": 60, "She": 1, "Oslo": 1}),
     ("Ann Li. |Ann Li liked McKay's X2 in Oslo .", {"McKay": 1, "X2": 1, "Oslo": 60}),
     ("J. R. Roe. |J. R. Roe was born in Rome .", {"Rome": 60}),  # initials do not end a title
-    ("Émile Noß. |Émile Noß came from Évian .", {"Évian": 60}),
     ("Ann Li. |Ann Li was born in 1822 and died in May .", {}),
     ("|nothing here is written large", {}),
     ("|Born in Rome", {"Born": 1, "Rome": 60}),  # no title

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from batches import groups, lengths, mixed
+from batches import mixed
 from dataset import CharCorruptionDataset
-from engine.muon import Muon, muon_and_adamw, orthogonalize
+from engine.muon import Muon, muon_and_adamw
 from helpers import same, tiny_model
 from model import GPT
 from reference import mean_loss
@@ -137,17 +137,6 @@ def test_steps_epochs_and_events():
     assert not trainer.model.training
 
 
-def test_groups_are_the_batch_without_its_padding():
-    """Each row is in one group, longest rows first; widths are multiples of 8 that keep every target."""
-    y = torch.tensor([[0, 0, 3] + [0] * 16, [1] + [0] * 15 + [2, 0, 0], [0] * 19, [4] + [0] * 18, [5] * 19])
-    x = torch.arange(95).view(5, 19)
-    assert lengths(y).tolist() == [3, 17, 0, 1, 19]
-    assert [(r.tolist(), w.tolist()) for r, w in groups(x, y, None)] == [(x.tolist(), y.tolist())]
-    expected = [([4, 1], 19), ([0, 3], 8), ([2], 0)]  # 24 is more than the 19 columns there are
-    for (got_x, got_y), (picked, width) in zip(groups(x, y, 2), expected, strict=True):
-        assert torch.equal(got_x, x[picked, :width]) and torch.equal(got_y, y[picked, :width])
-
-
 @pytest.mark.parametrize("dropout, micro_rows", [(0.1, None), (0.0, 1), (0.0, 3)])
 def test_the_trainer_is_this_loop(dropout, micro_rows):
     """21 steps, loss by loss: the mean over all targets of the batch, clipping at 1, AdamW, a rate per step.
@@ -214,18 +203,12 @@ def test_loss_on_a_test_set():
     runs = [train(tiny_model(embd_pdrop=0.3, vocab_size=23), corpus(), asked)[0] for asked in (None, test)]
     wanted = mean_loss(runs[1].model(test.x)[0], test.y).item()
     assert runs[1].test_loss == pytest.approx(wanted, rel=1e-5)
+    for training in (True, False):  # `evaluate` leaves the mode as it was, also after a failure
+        runs[0].model.train(training)
+        with pytest.raises(IndexError):
+            runs[0].evaluate([2 * (torch.tensor([99]),)])  # a token outside the vocabulary
+        assert runs[0].model.training == training
     assert same(runs[0].model.state_dict(), runs[1].model.state_dict())
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_measuring_leaves_the_model_as_it_was(training):
-    """`evaluate` leaves the model in the mode it was in, also after a failure."""
-    trainer, _ = new_trainer(tiny_model().train(training), rows())
-    trainer.evaluate(rows(3))
-    assert trainer.model.training == training
-    with pytest.raises(IndexError):  # a token outside the vocabulary
-        trainer.evaluate([2 * (torch.tensor([99]),)])
-    assert trainer.model.training == training
 
 
 def test_state_dict_is_saved_after_every_epoch(tmp_path):
@@ -336,14 +319,3 @@ def test_muon_is_torchs_but_for_the_products(shapes):
     for torchs, ours, exact, begin in zip(*results, start, strict=True):
         assert torch.equal(ours, torchs)
         assert 0 < (exact - torchs).norm() < 0.02 * (torchs - begin).norm()
-
-
-def test_orthogonalize_makes_singular_values_alike():
-    """Singular vectors stay; singular values between 0.05 and 1 end between 0.6 and 1.25."""
-    generator = torch.Generator().manual_seed(0)
-    u, v = (torch.linalg.qr(torch.randn(n, 8, generator=generator, dtype=torch.float64))[0] for n in (24, 8))
-    values = torch.logspace(-1.3, 0, 8, dtype=torch.float64)
-    for left, right in ((u, v), (v, u)):
-        for found in left.T @ orthogonalize(torch.stack(2 * [(left * values) @ right.T])) @ right:
-            assert (found - found.diag().diag()).abs().max() < 1e-9
-            assert found.diag().min() > 0.6 and found.diag().max() < 1.25

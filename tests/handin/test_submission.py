@@ -1,14 +1,17 @@
-"""`submission.py --check`: what is said of good and of broken zips, and that none of their code is run."""
+"""scripts/submission.py: what --check says of good and of broken zips, and the zip that it makes."""
 
 import io
 import os
+import shutil
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from helpers import SRC, invent_people, tiny_config, tiny_model
+from helpers import SRC, Program, invent_people, tiny_config, tiny_model, write_data
 from model import GPT
 from scripts import submission
 from utils import UserError
@@ -94,82 +97,69 @@ class Runs:
 
 
 STATE = tiny_model(rope=True).state_dict()
-FOUR_RIGHT = b"Correct: 1.0 out of 6.0: 16.67%"
-NEW_SYNTAX = b'x = {"a": 1}\nprint(f"{x["a"]}")\ntype A = int\n'
+EXTRA = b"# coding: latin-1\nimport os\nos.mkdir('run')\nx = '\xe9'\ntype A = int\n"  # newer syntax, another encoding
 NO_ROPE = b"def precompute_rotary_emb(): pass\nclass CausalSelfAttention: pass\n"
+
+
+def put(name: str, raw: bytes) -> Callable:
+    """A change of the files: another one, or another content."""
+    return lambda files: files | {name: raw}
+
+
+def edited(name: str, edit: Callable[[bytes], bytes]) -> Callable:
+    """A change of the files: the content of one is edited."""
+    return lambda files: files | {name: edit(files[name])}
+
+
+def renamed(edit: Callable[[str], str]) -> Callable:
+    """A change of the files: all get other names; those without a name are left out."""
+    return lambda files: {edit(name): raw for name, raw in files.items() if edit(name)}
+
+
+def with_keys(edit: Callable[[str], str]) -> Callable:
+    """A change of the files: the tensors of the rope model have other names."""
+    load = partial(torch.load, weights_only=True)
+    return edited(ROPE, lambda raw: saved({edit(name): t for name, t in load(io.BytesIO(raw)).items()}))
+
+
+BLOCK_SHORT = saved({name: tensor for name, tensor in STATE.items() if "blocks.0.mlp" not in name})
 # What happens to the files, and the line that says it; "" if nothing is to be said.
 CHANGES = {
-    "folder": (lambda c: {f"hw3/a b/{n}": c[n] for n in c}, "note", "everything lies in hw3/a b/, where"),
+    "folder": (renamed("hw3/a b/{}".format), "note", "everything lies in hw3/a b/, where"),
     "macOS": (lambda c: c | {"__MACOSX/src/._a.py": b"\0", "src/__pycache__/a.pyc": b"\0"}, "", ""),
-    "CRLF and BOM": (lambda c: c | {DEV: b"\xef\xbb\xbf" + c[DEV].replace(b"\n", b"\r\n")}, "", ""),
-    "no last newline": (lambda c: c | {DEV: c[DEV][:-1]}, "", ""),
-    "notebook beside": (lambda c: c | {"a.ipynb": b"{}"}, "note", "not on the handout's list: a.ipynb; move code"),
-    "escape": (lambda c: c | {"\x1b[2J": b""}, "note", r"not on the handout's list: '\x1b[2J'; move"),
-    "UTF-16": (lambda c: c | {DEV: c[DEV].decode().encode("utf-16")}, "PROBLEM", f"{DEV}, line 1: not UTF-8"),
-    "Latin-1": (lambda c: c | {DEV: c[DEV][:-2] + b"\xfc\n"}, "PROBLEM", f"{DEV}, line 6: not UTF-8"),
-    "missing": (lambda c: {n: c[n] for n in c if n != ROPE}, "MISSING", f"{ROPE}: make it with scripts/part_g.sh"),
-    "elsewhere": (lambda c: {n.replace(DEV, f"x/{DEV}"): c[n] for n in c}, "MISSING", f"{DEV}: x/{DEV} is in the wr"),
-    "no run.py": (lambda c: {n: c[n] for n in c if n != "src/run.py"}, "MISSING", "src/run.py: put it into src/"),
-    "a line short": (lambda c: c | {ROPE_DEV: b"a\n" * 5}, "PROBLEM", f"{ROPE_DEV}: 5 lines, dev has 6 questions; ev"),
-    "empty": (lambda c: c | {ROPE_DEV: b""}, "PROBLEM", f"{ROPE_DEV}: 0 lines, dev has 6 questions"),
+    "CRLF and BOM": (edited(DEV, lambda raw: b"\xef\xbb\xbf" + raw.replace(b"\n", b"\r\n")), "", ""),
+    "no last newline": (edited(DEV, lambda raw: raw[:-1]), "", ""),
+    "notebook beside": (put("a.ipynb", b"{}"), "note", "not on the handout's list: a.ipynb; move code"),
+    "escape": (put("\x1b[2J", b""), "note", r"not on the handout's list: '\x1b[2J'; move"),
+    "UTF-16": (edited(DEV, lambda raw: raw.decode().encode("utf-16")), "PROBLEM", f"{DEV}, line 1: not UTF-8"),
+    "missing": (renamed(lambda n: "" if n == ROPE else n), "MISSING", f"{ROPE}: make it with scripts/part_g.sh"),
+    "elsewhere": (renamed(lambda n: n.replace(DEV, f"x/{DEV}")), "MISSING", f"{DEV}: x/{DEV} is in the wrong folder"),
+    "no run.py": (renamed(lambda n: n.removesuffix("src/run.py")), "MISSING", "src/run.py: put it into src/"),
+    "a line short": (put(ROPE_DEV, b"a\n" * 5), "PROBLEM", f"{ROPE_DEV}: 5 lines, dev has 6 questions; evaluate"),
     "the same twice": (lambda c: c | {ROPE_DEV: c[DEV]}, "WARNING", f"{ROPE_DEV}: the same as {DEV}; check"),
-    "a model twice": (lambda c: c | {TUNED: c[MODEL]}, "WARNING", f"{TUNED}: the same as {MODEL}; check"),
-    "vanilla low": (lambda c: c | {DEV: b"a\n" * 6}, "WARNING", f"{DEV}: dev 0.0 % (0 of 6); the handout asks for 15%"),
-    "rope low": (lambda c: c | {ROPE_DEV: c[ROPE_DEV].replace(b"\n", b"x\n", 2)}, "note", "16.7 % (1 of 6); the h"),
-    "notebook in src": (lambda c: c | {"src/a.ipynb": b"{}"}, "PROBLEM", "src/ may hold .py files only; take out sr"),
-    "no function": (
-        lambda c: c | {"src/attention.py": NO_ROPE},
-        "PROBLEM",
-        "not defined: apply_rotary_emb (attention.py);",
-    ),
-    "new syntax": (lambda c: c | {"src/extra.py": NEW_SYNTAX}, "", ""),
-    "old encoding": (lambda c: c | {"src/extra.py": b"# coding: latin-1\nx = '\xe9'"}, "", ""),
-    "acts": (lambda c: c | {"src/extra.py": b"import os\nos.mkdir('run')"}, "", ""),
-    "variants swapped": (lambda c: c | {MODEL: saved(STATE)}, "PROBLEM", f"{MODEL}: not a vanilla model"),
-    "half a file": (lambda c: c | {ROPE: c[ROPE][:5000]}, "PROBLEM", f"{ROPE}: does not load with torch.load("),
-    "few tensors": (
-        lambda c: c | {ROPE: saved({"head.weight": torch.ones(2, 2)})},
-        "PROBLEM",
-        f"{ROPE}: tok_emb.weight has",
-    ),
+    "vanilla low": (put(DEV, b"a\n" * 6), "WARNING", f"{DEV}: dev 0.0 % (0 of 6); the handout asks for 15%"),
+    "rope low": (edited(ROPE_DEV, lambda raw: raw.replace(b"\n", b"x\n", 2)), "note", "16.7 % (1 of 6); the handout"),
+    "notebook in src": (put("src/a.ipynb", b"{}"), "PROBLEM", "src/ may hold .py files only; take out src/a.ipynb"),
+    "no function": (put("src/attention.py", NO_ROPE), "PROBLEM", "not defined: apply_rotary_emb (attention.py);"),
+    "code that is not run": (put("src/extra.py", EXTRA), "", ""),
+    "variants swapped": (put(MODEL, saved(STATE)), "PROBLEM", f"{MODEL}: not a vanilla model"),
+    "half a file": (edited(ROPE, lambda raw: raw[:5000]), "PROBLEM", f"{ROPE}: does not load with torch.load("),
     "a block short": (
-        lambda c: c | {ROPE: saved({n: t for n, t in STATE.items() if "blocks.0.mlp" not in n})},
+        put(ROPE, BLOCK_SHORT),
         "PROBLEM",
-        f"{ROPE}: blocks.0.mlp.0.weight has not the shape (64, 16), or is missing; save",
+        "blocks.0.mlp.0.weight has not the shape (64, 16), or is miss",
     ),
-    "other data": (lambda c: c | {ROPE: saved(STATE)}, "PROBLEM", f"{ROPE}: knows 11 characters, wiki.txt makes"),
-    "other attention": (
-        lambda c: c | {ROPE: saved({n.replace("qkv", "mine"): t for n, t in torch_load(c[ROPE]).items()})},
-        "",
-        "",
-    ),
-    "wrapped": (lambda c: c | {ROPE: saved({f"module.{n}": t for n, t in torch_load(c[ROPE]).items()})}, "", ""),
-    "checkpoint": (
-        lambda c: c | {ROPE: saved({"model": STATE, "step": 3})},
-        "PROBLEM",
-        "not the state dict of a model, or larger",
-    ),
-    "acts on load": (
-        lambda c: c | {ROPE: saved({"a": Runs()})},
-        "PROBLEM",
-        f"{ROPE}: does not load with torch.load(",
-    ),
-    "bomb": (lambda c: c | {DEV: bytes(2 * 10**6)}, "PROBLEM", f"{DEV}: larger than 1 MB, which is not read"),
-    "bomb inside": (
-        lambda c: c | {ROPE: zipped({"a/data.pkl": bytes(101 * 10**6)})},
-        "PROBLEM",
-        "or larger than 100 MB",
-    ),
-    "London in words": (lambda c: c | {LONDON: FOUR_RIGHT}, "", ""),
-    "London's share": (lambda c: c | {LONDON: b"0.16667"}, "", ""),
-    "London wrong": (lambda c: c | {LONDON: b"42.0\n"}, "PROBLEM", "holds '42.0', London is right in 16.7 % (1 of 6)"),
-    "London a word": (lambda c: c | {LONDON: b"nan"}, "PROBLEM", "holds 'nan', London is right in 16.7 % (1 of 6)"),
+    "other data": (put(ROPE, saved(STATE)), "PROBLEM", f"{ROPE}: knows 11 characters, wiki.txt makes"),
+    "other attention": (with_keys(lambda name: name.replace("qkv", "mine")), "", ""),
+    "wrapped": (with_keys("module.{}".format), "", ""),
+    "checkpoint": (put(ROPE, saved({"model": STATE})), "PROBLEM", "not the state dict of a model, or larger"),
+    "acts on load": (put(ROPE, saved({"a": Runs()})), "PROBLEM", f"{ROPE}: does not load with torch.load("),
+    "bomb": (put(DEV, bytes(2 * 10**6)), "PROBLEM", f"{DEV}: larger than 1 MB, which is not read"),
+    "bomb inside": (put(ROPE, zipped({"a/data.pkl": bytes(101 * 10**6)})), "PROBLEM", "or larger than 100 MB"),
+    "London in words": (put(LONDON, b"Correct: 1.0 out of 6.0: 16.67%"), "", ""),
+    "London's share": (put(LONDON, b"0.16667"), "", ""),
+    "London wrong": (put(LONDON, b"42.0\n"), "PROBLEM", "holds '42.0', London is right in 16.7 % (1 of 6)"),
 }
-
-
-def torch_load(raw: bytes) -> dict[str, torch.Tensor]:
-    """A state dict."""
-    return torch.load(io.BytesIO(raw), weights_only=True)
 
 
 @pytest.mark.parametrize("change, status, text", CHANGES.values(), ids=CHANGES)
@@ -231,3 +221,94 @@ def test_what_cannot_be_checked_is_refused(data, tmp_path):
     ):
         with pytest.raises(UserError, match=text):
             submission.main(["--data", str(data), *words])
+
+
+# ---------------------------------------------------------------- making the zip
+
+
+@pytest.fixture(scope="module")
+def delivered(shared: Program) -> Path:
+    """A folder with data and every deliverable, of models trained for an epoch on invented people."""
+    write_data(shared.folder, invent_people(16, 6))
+    once = ("--finetune_corpus_path", "birth_places_train.tsv", "--recipe", "smoke", "--max_epochs", "1")
+    for variant, params in dict.fromkeys((v, p) for v, p in submission.MADE_BY.values()):
+        seed = ("--seed", "0" if params == MODEL else "1")
+        shared.ok("finetune", variant, "wiki.txt", "--writing_params_path", params, *seed, *once)
+    for model, (variant, params) in submission.MADE_BY.items():
+        for part, questions in (("dev", "birth_dev.tsv"), ("test", "birth_test_inputs.tsv")):
+            ask = ("--eval_corpus_path", questions, "--outputs_path", f"{model}.{part}.predictions")
+            shared.ok("evaluate", variant, "wiki.txt", "--reading_params_path", params, *ask)
+    shared.ok(script="london_baseline.py")
+    return shared.folder
+
+
+@pytest.fixture
+def folder(delivered, tmp_path, monkeypatch) -> Path:
+    """A copy of the deliverables, as the relative folder `mine`, that a test may spoil."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(delivered, "mine", ignore=shutil.ignore_patterns("expt"))
+    return Path("mine")
+
+
+def collect() -> int:
+    """Make the zip of the folder `mine`."""
+    return submission.main(["--folder", "mine", "--data", "mine"])
+
+
+def test_the_zip_holds_what_the_handout_lists_and_evaluates_alone(folder, tmp_path, monkeypatch, capsys):
+    """Exactly the handout's files, src/ as .py alone; unpacked beside the data, evaluate gives the same predictions.
+
+    The same inputs give the same bytes, and --check finds nothing broken. Bug: what macOS and editors leave in src/
+    (._run.py, "run copy.py") was handed in too.
+    """
+    monkeypatch.setattr(submission, "ROOT", folder.resolve())
+    shutil.copytree(SRC, folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("._run.py", ".py", "run copy.py", "notes.ipynb", "engine/._muon.py", "engine/muon copy 2.py"):
+        (folder / "src" / name).write_text("print('not to be handed in')")
+    made = []
+    for _ in range(2):
+        (folder / MODEL).touch()
+        assert collect() == 0
+        made.append((folder / "assignment3.zip").read_bytes())
+    assert made[0] == made[1] and not list(folder.glob("*.tmp"))
+    submission.main(["--check", "mine/assignment3.zip", "--data", "mine"])
+    assert "total: 0 MISSING, 0 PROBLEM," in capsys.readouterr().out
+    with zipfile.ZipFile(folder / "assignment3.zip") as archive:
+        names = archive.namelist()
+        archive.extractall("unpacked")
+    code = {f"src/{path.relative_to(SRC).as_posix()}" for path in SRC.rglob("*.py")}
+    models = ("vanilla.nopretrain", "vanilla.pretrain", "rope.pretrain")
+    predictions = {f"{model}.{part}.predictions" for model in models for part in ("dev", "test")}
+    assert sorted(names) == sorted({*code, *predictions, MODEL, TUNED, ROPE, LONDON})
+    for name in ("wiki.txt", "birth_dev.tsv"):
+        shutil.copy(folder / name, "unpacked")
+    unpacked = Program(tmp_path / "unpacked")
+    read = ("--reading_params_path", ROPE, "--eval_corpus_path", "birth_dev.tsv", "--outputs_path", "again")
+    unpacked.ok("evaluate", "rope", "wiki.txt", *read, script=str(unpacked.folder / "src" / "run.py"))
+    assert (unpacked.folder / "again").read_bytes() == (unpacked.folder / ROPE_DEV).read_bytes()
+
+
+def other_line(text: str) -> str:
+    """Predictions with another third line."""
+    lines = text.split("\n")
+    return "\n".join([*lines[:2], "Nowhere", *lines[3:]])
+
+
+SPOILT = {
+    "lost": (ROPE, None, rf"{ROPE}: make it with scripts/part_g\.sh$"),
+    "London": (LONDON, lambda text: "42.0\n", "holds '42.0', London is right in 0"),
+    "another answer": (ROPE_DEV, other_line, rf"{ROPE_DEV}, line 3: {ROPE} answers otherwise; [^\n]* --precision"),
+}
+
+
+@pytest.mark.parametrize("name, spoil, says", SPOILT.values(), ids=SPOILT)
+def test_a_broken_zip_is_not_made(folder, name, spoil, says):
+    """The file is named in one line, and an old zip stays; the parameters must give the predictions."""
+    (folder / "assignment3.zip").write_bytes(b"old")
+    if spoil:
+        (folder / name).write_text(spoil((folder / name).read_text()))
+    else:
+        (folder / name).unlink()
+    with pytest.raises(UserError, match=rf"^assignment3\.zip is not written: .*{says}"):
+        collect()
+    assert (folder / "assignment3.zip").read_bytes() == b"old"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from experiments import processes, speed
-from helpers import invent_people
+from helpers import invent_people, write_data
 from report import rows
 from report.experiment_tables import TABLES
 
@@ -15,9 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A folder with the four data files."""
-    people = invent_people(32, 8)
-    for name, text in zip(rows.DATA_FILES, (people.corpus, people.pairs, people.unseen, people.questions), strict=True):
-        (tmp_path / name).write_text(text)
+    write_data(tmp_path, invent_people(32, 8))
     return tmp_path
 
 
@@ -25,18 +23,15 @@ def test_speed(data: Path):
     assert speed.main(["--data", str(data), "--results", str(data)]) == 0
     found = rows.read("speed", data).groupby("what")
     assert (found.get_group("a step")["ratio"] > 1).all()
-    question = found.get_group("a question").iloc[0]
-    assert question["identical"] == question["compared"] == question["n"] == 8
+    assert found.get_group("a question")["n"].tolist() == [8]
     assert (found.get_group("a step, one trick left out")["ratio"] > 0).all()
-    seconds = found.get_group("run.py --help")["seconds"].iloc[0]
-    assert 0 < seconds < found.get_group("run.py pretrain, to the first step")["seconds"].iloc[0]
-    assert len(TABLES["speed"](data)) > 2 and len(TABLES["start_up"](data)) == 2
+    assert len(TABLES["speed"](data)) > 2
 
 
 def test_processes(data: Path):
     """Two and four processes differ from one by rounding alone; each size and way is measured."""
     for what in ("proof", "cost"):
-        assert processes.main([what, "--corpus", str(data / "wiki.txt"), "--results", str(data)]) == 0
+        assert processes.main([what, "--data", str(data), "--results", str(data)]) == 0
     assert (rows.read("processes_proof", data)["difference"] < 1e-3).all()
     sizes, beside = rows.read("processes", data), rows.read("processes_beside", data)
     assert len(sizes) == 6 and (sizes["memory_mb"] > 100).all() and sizes["parameters"].nunique() == 3
