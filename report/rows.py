@@ -69,14 +69,17 @@ def add(table: str, lines: dict | Sequence[dict], folder: Path = RESULTS) -> Pat
     """Add rows to a table; rows with the same key (see KEYS) are replaced.
 
     The table is locked meanwhile, so that several processes may add at once, and written whole or not at all. The
-    other rows stay as they are, character for character. None and NaN are unknown: an empty cell.
+    other rows stay as they are, character for character. None and NaN are unknown: an empty cell. Zero bytes, which an
+    LLM may reply, are left out, since no text file may hold them.
 
     Args:
         lines: a row, or all rows of one run, by column; those of `provenance` among them.
     """
     path, key = Path(folder) / f"{table}.csv", KEYS[table]
     lines = [lines] if isinstance(lines, dict) else lines
-    new = [{name: "" if pd.isna(value) else str(value) for name, value in line.items()} for line in lines]
+    new = [
+        {name: "" if pd.isna(value) else str(value).replace("\0", "") for name, value in line.items()} for line in lines
+    ]
 
     def key_of(line: dict[str, str]) -> tuple[str, ...]:
         return tuple(line.get(name, "") for name in key)

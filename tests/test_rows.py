@@ -45,8 +45,11 @@ def test_a_row_replaces_those_with_its_key_and_touches_no_other(tmp_path):
 
 
 def test_texts_stay_texts_and_unknown_cells_are_empty(tmp_path):
-    """A fingerprint of digits is no number, and a person may be called None; what is unknown is NaN among numbers."""
-    row = TRAINED | {"model": "m", "name": "None", "truth": 'a "b", c', "answer": "", "right": True, "corpus": "1e5"}
+    """A fingerprint of digits is no number, and a person may be called None; what is unknown is NaN among numbers.
+
+    Bug: a zero byte in a reply was written, and the table could not be read any more.
+    """
+    row = TRAINED | {"model": "m", "name": "None", "truth": 'a "b", c', "answer": "\0", "right": True, "corpus": "1e5"}
     rows.add("analysis_questions", [row, row | {"name": "NaN", "right": False, "confidence": 0.5}], tmp_path)
     found = rows.read("analysis_questions", tmp_path)
     assert found["name"].tolist() == ["None", "NaN"] and found["right"].tolist() == [True, False]
