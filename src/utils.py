@@ -27,7 +27,6 @@ from torch.nn.utils.rnn import pad_sequence
 MASK_CHAR = "\u2047"  # the double question mark: a span stood here / the answer starts or ends here
 PAD_CHAR = "\u25a1"  # the empty square: nothing stands here
 
-
 OUT_OF_MEMORY = r"out of memory|not enough memory|allocate memory|ALLOC_FAILED"  # as PyTorch and its libraries say it
 
 
