@@ -2,12 +2,13 @@
 
     python experiments/recall.py accuracy --recipe fast --variant rope --seed 1
     python experiments/recall.py curve --epochs 20                          # another length of pretraining
-    python experiments/recall.py ablation --epochs 40 --change "cut anywhere"    # one choice changed
+    python experiments/recall.py ablation --epochs 24 --change "cut anywhere"    # one choice changed
+    python experiments/recall.py learning --epochs 24       # the loss on places during the pretraining, epoch by epoch
     python experiments/recall.py exposures expt/recall/FOLDER ...    # accuracy by how often a place was asked for
     python experiments/recall.py losses expt/recall/FOLDER ...       # the losses of the handout's recipe
 
-Each of the first three trains one model with the commands of the homework in a folder under expt/recall/, and adds
-its row to results/COMMAND.csv. A training that was cut off is continued by the same command; one that has its row is
+Each of the first four trains one model with the commands of the homework in a folder under expt/recall/, and adds
+its rows to results/COMMAND.csv. A training that was cut off is continued by the same command; one that has its rows is
 skipped. Several at a time, one thread each:
 
     printf '%s\\n' 0 1 2 3 | OMP_NUM_THREADS=1 xargs -P 2 -I {} python experiments/recall.py accuracy --seed {}
@@ -21,8 +22,14 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+import run
 from batches import Batches
-from dataset import CharCorruptionDataset
+from dataset import CharCorruptionDataset, encode
+from engine import options
 from engine.checkpoints import read_stamp
 from engine.machine import hardware, pick_device, pick_precision
 from engine.recipes import MAIN_RECIPE, RECIPES, apply, changed
@@ -31,12 +38,13 @@ from report import rows
 from report.experiment_tables import STEPS
 from report.tables import percent
 from scripts.reproduce import Reproduction, scalars
-from trainer import TrainerConfig
-from utils import MASK_CHAR, UserError, cli, fingerprint, read_text
+from trainer import Callback, Trainer, TrainerConfig
+from utils import MASK_CHAR, PAD_CHAR, UserError, cli, fingerprint, read_text
 
 # What an ablation changes, as `run.py --change` takes it.
 ABLATIONS = {
     "as it is": [],
+    "no curriculum": ["pretrain.few=None"],
     "AdamW alone": ["pretrain.muon_lr=None"],
     "batch 128": ["pretrain.batch_size=128"],
     "finetuning on the pairs alone": ["finetune.with_documents=False"],
@@ -52,13 +60,13 @@ SMOOTHED = 230  # each loss is the mean of the steps around it, half of them bef
 
 
 def train(args: argparse.Namespace) -> None:
-    """Pretrain, finetune and evaluate one model, and add its row."""
-    run = {"recipe": args.recipe, "variant": args.variant, "seed": args.seed}
+    """Pretrain, finetune and evaluate one model, and add its row; for `learning`, only pretrain, a row an epoch."""
+    run_of = {"recipe": args.recipe, "variant": args.variant, "seed": args.seed}
     what, changes = {}, []
     if args.command != "accuracy":
         what["epochs"] = args.epochs
         changes.append(f"pretrain.max_epochs={args.epochs}")
-    if args.command == "ablation":
+    if args.command in ("ablation", "learning"):
         what["change"] = args.change
         changes += ABLATIONS[args.change]
     device = pick_device(args.device)
@@ -66,17 +74,74 @@ def train(args: argparse.Namespace) -> None:
     here["settings"] = rows.settings_of(changed(RECIPES[args.recipe], changes))
     here["corpus"] = fingerprint(read_text(args.data / "wiki.txt"))
     have = rows.read(args.command, args.results)
-    if len(rows.select(have, data=args.data_name, **run, **what, **here)):
-        print("has its row")
+    n_wanted = args.epochs if args.command == "learning" else 1
+    if len(rows.select(have, data=args.data_name, **run_of, **what, **here)) == n_wanted:
+        print("has its rows")
         return
-    words = [args.command, *(word for flag, value in (run | what).items() for word in (f"--{flag}", str(value)))]
+    words = [args.command, *(word for flag, value in (run_of | what).items() for word in (f"--{flag}", str(value)))]
     words += [] if args.data_name == "own" else ["--data", "FOLDER", "--data_name", args.data_name]
-    name = re.sub(r"\W+", "_", " ".join([args.data_name, *map(str, run.values()), *map(str, what.values())]))
+    name = re.sub(r"\W+", "_", " ".join([args.data_name, *map(str, run_of.values()), *map(str, what.values())]))
     folder, data = args.out.resolve() / name, args.data.resolve()
+    told = what | {"command": shlex.join(["python", "experiments/recall.py", *words])}
     steps = Reproduction(args.recipe, args.seed, data, args.data_name, args.device, folder, changes)
-    row = steps.pretrained(args.variant)
-    row |= what | {"command": shlex.join(["python", "experiments/recall.py", *words])}
+    if args.command == "learning":
+        argv = ["pretrain", args.variant, f"{data}/wiki.txt", "--writing_params_path", f"{folder}/pretrain.params"]
+        argv += ["--recipe", args.recipe, "--change", *changes, "--seed", str(args.seed), "--device", args.device]
+        probe = Probe(steps.provenance | run_of | here | told, data, args.results)
+        run.pretrain(
+            options.parse(run.build_parser(), [*argv, "--resume", "--expt_dir", f"{folder}/logs"]), probe.trainer
+        )
+        return
+    row = steps.pretrained(args.variant) | told
     print(f"\n{rows.add(args.command, row, args.results)}: dev {percent(row['dev'], row['n'])}")
+
+
+class Places(CharCorruptionDataset):
+    """For each dev person whose place stands in its document: the document up to the place, which is asked for.
+
+    The loss is on the place alone. (The example is one that `CharCorruptionDataset` might draw.)
+    """
+
+    def __init__(self, documents: CharCorruptionDataset, people: dict[str, str]):
+        vars(self).update(vars(documents))
+        self.asked = []  # (document, start, end) of a place
+        for name, place in people.items():
+            for document in documents.data:
+                start = document.find(place, len(name) + 2)
+                if document.startswith(f"{name}. ") and 0 <= start <= self.longest - len(place):
+                    self.asked.append((document, start, start + len(place)))
+
+    def __len__(self) -> int:
+        return len(self.asked)
+
+    def __getitem__(self, idx: int) -> tuple[Tensor, Tensor]:
+        """(x, y), each a LongTensor of block_size."""
+        document, start, end = self.asked[idx]
+        before, place = document[:start] + 2 * MASK_CHAR, document[start:end]
+        ids = encode((before + place + MASK_CHAR).ljust(self.block_size + 1, PAD_CHAR), self.stoi)
+        y = torch.zeros_like(ids)
+        y[len(before) : len(before) + len(place)] = ids[len(before) : len(before) + len(place)]
+        return ids[:-1], y[1:]
+
+
+class Probe(Callback):
+    """Adds a row after every epoch: the loss on the places of dev people, and how much the model was trained on."""
+
+    def __init__(self, row: dict, data: Path, results: Path):
+        self.row, self.data, self.results = row, data, results
+
+    def trainer(self, *args) -> Trainer:
+        """A Trainer that measures the loss on the places, and tells this probe."""
+        trainer = Trainer(*args)
+        text = read_text(self.data / "wiki.txt")
+        documents = CharCorruptionDataset(text, 128, str(self.data / "wiki.txt"))
+        trainer.test_dataset = Places(documents, read_places(self.data / "birth_dev.tsv"))
+        trainer.callbacks.append(self)
+        return trainer
+
+    def on_epoch(self, trainer: Trainer) -> None:
+        epoch = {"epoch": trainer.step // trainer.steps_per_epoch, "tokens": trainer.tokens}
+        rows.add("learning", self.row | epoch | {"place_loss": round(trainer.test_loss, 4)}, self.results)
 
 
 # ---------------------------------------------------------------- what trainings have left
@@ -115,13 +180,26 @@ def times_asked(settings: dict, documents: CharCorruptionDataset, people: dict[s
     number = {name: i for i, line in enumerate(documents.data) for name in people if line.startswith(f"{name}. ")}
     if missing := sorted(set(people) - set(number)):
         raise UserError(f"the corpus has no document whose title is {missing[0]!r}; name the right one with --data")
-    examples, _, _ = apply(recipe.pretrain, recipe.spans, documents, documents, TrainerConfig())
-    batches, asked = Batches(examples, settings["seed"]), dict.fromkeys(people, 0)
-    for epoch in range(settings["max_epochs"]):
-        x, _ = batches[epoch, [number[name] for name in people]]
-        for name, ids in zip(people, x.tolist(), strict=True):
-            span = "".join(documents.itos[i] for i in ids).split(MASK_CHAR)[2]
-            asked[name] += stands_in(people[name], span)
+    config = TrainerConfig(max_epochs=settings["max_epochs"], seed=settings["seed"])
+    examples, config, _ = apply(recipe.pretrain, recipe.spans, documents, documents, config)
+    name_of, asked = {i: name for name, i in number.items()}, dict.fromkeys(people, 0)
+
+    class Counted(Dataset):
+        """The examples of the pretraining; counts the places that are asked for."""
+
+        def __len__(self) -> int:
+            return len(examples)
+
+        def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+            x, y = examples[i]
+            if name := name_of.get(i):
+                span = "".join(documents.itos[i] for i in x.tolist()).split(MASK_CHAR)[2]
+                asked[name] += stands_in(people[name], span)
+            return x, y
+
+    batches = Batches(Counted(), config.seed, config.few, config.few_epochs)
+    for epoch in range(config.max_epochs):
+        _ = batches[epoch, list(range(len(examples)))]
     return asked
 
 
@@ -171,6 +249,7 @@ def main(argv: list[str] | None = None) -> int:
         ("accuracy", "train a recipe"),
         ("curve", "train it for another number of epochs"),
         ("ablation", "train it with one choice changed"),
+        ("learning", "pretrain it, and measure the loss on places after every epoch"),
     ):
         command = commands.add_parser(name, parents=[common], help=text, description=text)
         command.set_defaults(function=train)
@@ -183,8 +262,10 @@ def main(argv: list[str] | None = None) -> int:
         command.add_argument("--out", type=Path, default=out, help="where the training gets a folder (expt/recall)")
         if name != "accuracy":
             command.add_argument("--epochs", type=int, required=True, help="of pretraining")
-        if name == "ablation":
-            command.add_argument("--change", choices=ABLATIONS, required=True, help="what is changed")
+        if name in ("ablation", "learning"):
+            default = None if name == "ablation" else "as it is"
+            text = "what is changed" + (f" (default: {default})" if default else "")
+            command.add_argument("--change", choices=ABLATIONS, required=not default, default=default, help=text)
     for function in (exposures, losses):
         text = function.__doc__
         command = commands.add_parser(function.__name__, parents=[common], help=text, description=text)

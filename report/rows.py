@@ -10,7 +10,7 @@ import datetime
 import io
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -37,6 +37,7 @@ KEYS = {
     "loss_curve": TRAINED,  # a row for each part of a pretraining
     "curve": (*TRAINED, "epochs"),
     "ablation": (*TRAINED, "epochs", "change"),
+    "learning": (*TRAINED, "epochs", "change", "epoch"),  # of the pretraining, a row an epoch
     "exposures": (*TRAINED, "epochs"),  # a row for each number of times that a place was asked for
     "losses": TRAINED,  # a row a step
     "analysis": ("model", *RUN),
@@ -56,7 +57,7 @@ KEYS = {
     "robustness_details": ("command",),  # a row a number
 }
 # Columns that hold text; all others hold numbers, or True and False.
-TEXT = {name for key in KEYS.values() for name in key} - {"seed", "epochs", "n"}
+TEXT = {name for key in KEYS.values() for name in key} - {"seed", "epochs", "epoch", "n"}
 TEXT |= {*PROVENANCE, "name", "truth", "answer", "language", "people", "same", "questions", "found", "torch"}
 TEXT |= {"size", "way", "tensor", "reworded_answer", "reply", "place"}
 REMEDY = "restore the file from git, or delete the line"
@@ -135,8 +136,9 @@ def commit() -> str:
 
 
 def settings_of(recipe: Recipe) -> str:
-    """Fingerprint of a recipe's numbers, which may change under its name."""
-    return fingerprint(repr(replace(recipe, about="")))
+    """Fingerprint of a recipe's numbers, which may change under its name; unused settings do not count."""
+    used = asdict(recipe, dict_factory=lambda settings: {k: v for k, v in settings if v is not None and k != "about"})
+    return fingerprint(repr(used))
 
 
 def data_name(folder: Path) -> str:

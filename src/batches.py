@@ -8,7 +8,7 @@ import hashlib
 import math
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,19 +31,29 @@ def mixed(*numbers: int) -> int:
 
 @dataclass
 class Batches(Dataset):
-    """Entry (epoch, indices) is a batch (x, y), each (B, T), whose example i depends on (seed, epoch, i) alone."""
+    """Entry (epoch, indices) is a batch (x, y), each (B, T), whose example i depends on (seed, epoch, i) alone.
+
+    Example i is entry i of the dataset. In the first `few_epochs` epochs it is one of only `few` entries, chosen at
+    random for the whole run: a model that meets few people often learns sooner how to recall one, and then learns all
+    of them faster (Zucchet et al. 2025, "How do language models learn facts?").
+    """
 
     dataset: Examples
     seed: int
+    few: int = 0
+    few_epochs: int = 0
 
     def __getitem__(self, key: tuple[int, list[int]]) -> tuple[Tensor, Tensor]:
         epoch, indices = key
+        entries: Sequence[int] = range(len(self.dataset))  # of which example i is number i, in turn
+        if epoch < self.few_epochs:
+            entries = random.Random(self.seed).sample(entries, min(self.few, len(entries)))
         examples = []
         state = random.getstate()
         try:
             for i in indices:
                 random.seed(mixed(self.seed, epoch, i))
-                examples.append(self.dataset[i])
+                examples.append(self.dataset[entries[i % len(entries)]])
         finally:
             random.setstate(state)
         x, y = zip(*examples, strict=True)

@@ -12,7 +12,7 @@ The handout's hyperparameters stand where the handout asks for them. --recipe ch
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch is loaded: waiting threads sleep sooner
@@ -78,7 +78,7 @@ def make_model(args: argparse.Namespace, documents: CharCorruptionDataset) -> GP
 # ---------------------------------------------------------------- [part f] pretrain
 
 
-def pretrain(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> session.Training | None:
+def pretrain(args: argparse.Namespace, trainer_class: Callable[..., Trainer] = Trainer) -> session.Training | None:
     """Train on the span corruption of the documents and write the parameters."""
     set_seed(args.seed)
     documents = CharCorruptionDataset(read_text(args.pretrain_corpus_path), args.block_size, args.pretrain_corpus_path)
@@ -106,7 +106,7 @@ def pretrain(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -
 # ---------------------------------------------------------------- [part c] and [part f] finetune
 
 
-def finetune(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> session.Training | None:
+def finetune(args: argparse.Namespace, trainer_class: Callable[..., Trainer] = Trainer) -> session.Training | None:
     """Train on question-answer pairs, from pretrained parameters if given, and write the parameters."""
     set_seed(args.seed)
     documents = CharCorruptionDataset(read_text(args.pretrain_corpus_path), args.block_size, args.pretrain_corpus_path)

@@ -37,6 +37,8 @@ class TrainerConfig:
     decay_shape: str = "cosine"  # to a tenth of the peak, or "linear" to zero
     micro_rows: int | None = None  # compute a batch in groups of this many rows (see `batches.groups`)
     precision: str = "float32"  # or "bfloat16" for the matrix products (autocast)
+    few: int = 0  # how many random examples the first `few_epochs` epochs are made of (see `batches.Batches`)
+    few_epochs: int = 0
     seed: int = 0
     num_workers: int = 0  # DataLoader processes that prepare examples
     ckpt_path: str | None = None  # the model's state dict is saved there after every epoch
@@ -183,7 +185,7 @@ class Trainer:
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
         """The batches (x, y), each (B, T), of all remaining steps."""
         return DataLoader(
-            Batches(self.train_dataset, self.config.seed),
+            Batches(self.train_dataset, self.config.seed, self.config.few, self.config.few_epochs),
             batch_size=None,  # an entry of Batches is a whole batch
             sampler=self._keys(),
             num_workers=self.config.num_workers,

@@ -7,6 +7,7 @@ from statistics import fmean, pstdev
 import pytest
 import torch
 
+from batches import Batches
 from dataset import CharCorruptionDataset, NameDataset
 from engine.recipes import RECIPES
 from engine.targets import Aim, Cut, Excerpts, Spans, Together, new_words
@@ -74,9 +75,12 @@ def people() -> list[str]:
     return [f"{text}, or so his old friends say ." for text in texts]
 
 
+@pytest.mark.parametrize("epoch", [0, 1])
 @pytest.mark.parametrize("aim", AIMS)
-def test_spans_keep_the_handouts_rule(aim, people):
+def test_spans_keep_the_handouts_rule(aim, epoch, people):
     """20,000 examples of long documents, for the Aim of every recipe; a recipe that leaves the rule says so.
+
+    In the first epoch they are of 10 documents, in the second of all, as in the two halves of a pretraining.
 
     Each length in 4 .. 112 occurs. (The rarest have a probability of 0.1 / 109 each, so one is missing with
     probability 109 exp(-18), whatever the seed.) The parts add up to the start of the document; x and y are as in
@@ -86,12 +90,16 @@ def test_spans_keep_the_handouts_rule(aim, people):
         assert isinstance(recipe.spans, Cut) == ("does not keep part (e)" in recipe.about)
     data = spans(people, aim)
     assert data.data == people and min(map(len, people)) > 112
-    lengths = set()
-    for i in range(20_000):
-        prefix, suffix, span = draw(data, i % 40)  # checks that y is x one later
-        assert span and people[i % 40].startswith(prefix + span + suffix)
+    x, y = Batches(data, seed=0, few=10, few_epochs=1)[epoch, list(range(20_000))]  # each (20,000, 128)
+    assert torch.equal(x[:, 1:], y[:, :-1])
+    lengths, used = set(), Counter()
+    for ids in torch.cat((x, y[:, -1:]), dim=1).tolist():
+        prefix, suffix, span, *_ = "".join(data.itos[i] for i in ids).rstrip(P).split(M)
+        (document,) = {person for person in people if person.startswith(prefix + span + suffix)}
         lengths.add(len(prefix + span + suffix))
+        used[document] += 1
     assert lengths == set(range(4, 113))
+    assert set(used.values()) == ({2000} if epoch == 0 else {500}) and len(used) == (40 if epoch else 10)
 
 
 @pytest.mark.parametrize("aim", [*AIMS, *EXTREMES])

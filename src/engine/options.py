@@ -41,7 +41,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     training = parser.add_argument_group("training", "(defaults: the recipe's)")
     training.add_argument("--recipe", choices=RECIPES, help=f"named set of hyperparameters (default: {DEFAULT_RECIPE})")
     training.add_argument(
-        "--change", nargs="+", metavar="SETTING=VALUE", help="other settings of the recipe: pretrain.muon_lr=None ..."
+        "--change",
+        nargs="+",
+        action="extend",
+        metavar="SETTING=VALUE",
+        help="other settings of the recipe: pretrain.muon_lr=None ...",
     )
     training.add_argument("--max_epochs", type=int, help="epochs")
     training.add_argument("--batch_size", type=int, help="examples per step")

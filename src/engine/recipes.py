@@ -27,6 +27,7 @@ class Phase:
     dropout: float | None = None
     muon_lr: float | None = None  # peak rate of Muon, for the matrices in the blocks; None: AdamW for everything
     decay_shape: str | None = None  # of the learning rate, which then decays until the end of the run
+    few: int | None = None  # documents that the first half of the epochs is made of (see `batches.Batches`)
     with_documents: bool = False  # finetuning also trains on every document once per epoch, corrupted as before
 
 
@@ -134,6 +135,8 @@ def apply(
         dataset = corrupted
     elif phase.with_documents:
         dataset = Together(dataset, corrupted)
+    if phase.few is not None:
+        config = replace(config, few=phase.few, few_epochs=config.max_epochs // 2)
     if phase.decay_shape is not None:
         positions = len(dataset) * len(dataset[0][0]) * config.max_epochs  # the decay ends with the run
         config = replace(config, decay_shape=phase.decay_shape, final_tokens=positions)

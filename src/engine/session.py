@@ -121,7 +121,17 @@ def settings_of(args: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
     A precision that was not asked for is None: a run may be resumed in the precision it was begun in.
     """
     start = args.reading_params_path
-    kept = ("max_epochs", "batch_size", "learning_rate", "decay_shape", "final_tokens", "weight_decay", "seed")
+    kept = (
+        "max_epochs",
+        "batch_size",
+        "learning_rate",
+        "decay_shape",
+        "final_tokens",
+        "weight_decay",
+        "few",
+        "few_epochs",
+        "seed",
+    )
     return {
         "function": args.function,
         "variant": args.variant,
