@@ -17,6 +17,7 @@ from helpers import same, tiny_model
 from model import GPT
 from reference import mean_loss
 from trainer import Callback, DivergedError, Step, Trainer, TrainerConfig, adamw, schedule
+from utils import sample
 
 
 class Fixed(Dataset):
@@ -175,6 +176,32 @@ def test_batch_without_targets_is_passed_over():
     data.x[2], data.y[2] = 0, 0
     _, steps = train(tiny_model(), data, batch_size=1, max_epochs=2, micro_rows=1)
     assert [step.loss for step in steps].count(0.0) == [step.tokens for step in steps].count(0) == 2
+
+
+class Bigrams(torch.nn.Module):
+    """A table of what follows each token: a model that is no GPT."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(11, 11)
+
+    def get_block_size(self) -> int:
+        return 3
+
+    def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        logits = self.table(idx)
+        if targets is None:
+            assert idx.size(1) <= 3
+            return logits, None
+        return logits, torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"micro_rows": 4, "precision": "bfloat16", "num_workers": 1}])
+def test_any_model_learns_any_dataset(settings):
+    """And is sampled from, with no more tokens than it can see."""
+    model = Bigrams()
+    train(model, rows(), max_epochs=30, learning_rate=0.2, lr_decay=False, **settings)
+    assert sample(model, torch.tensor([[7], [1]]), 5).tolist() == [[7, 8, 9, 10, 1, 2], [1, 2, 3, 4, 5, 6]]
 
 
 def test_loss_on_a_test_set():
