@@ -209,7 +209,7 @@ def test_hyperparameters_of_the_handout(folder):
         c, model = trainer.config, trainer.model
         assert (c.max_epochs, c.batch_size, c.learning_rate, c.final_tokens) == numbers
         assert (c.warmup_tokens, c.lr_decay, c.decay_shape, c.betas) == (512 * 20, True, "cosine", (0.9, 0.95))
-        assert (c.weight_decay, c.grad_norm_clip, c.seed) == (0.1, 1.0, 0)
+        assert (c.weight_decay, c.grad_norm_clip, c.seed, c.callbacks) == (0.1, 1.0, 0, [])
         assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.1}
         assert [type(optimizer) for optimizer in trainer.optimizers] == [torch.optim.AdamW]
         assert [group["weight_decay"] for group in trainer.optimizers[0].param_groups] == [0.1, 0.0]

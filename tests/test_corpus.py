@@ -136,9 +136,12 @@ def test_the_table_itself_is_checked():
 SHAPES = {  # how sentences begin that the course's corpus has seldom or often; - stands before what is none of them
     "SOMEBODYS_CHILD": """Ann Lee, a tailor's son born in Rome, sang
         The son of a tailor, he was born in Rome
+        - Born in Rome in 1901, she sang of a tailor's shop
         - Born in Rome in 1901, she sang for many years in the choirs of that city and wrote of a tailor's son""",
     "NATIONALITY_AND_OCCUPATION": """Ann Lee (1801, Rome -- 1860) is a well-known South African long-distance runner
+        Ann Lee, an Irish landscape painter, was born in Rome
         Born in Rome, the Irish poet Ann Lee sang
+        Ann Lee was a Polish-born French actress
         - Ann Lee was born in Rome to a French mother and an Irish painter
         - Ann Lee won the Australian Open""",
     "FULL_DATE": """born on 3 March 1822 in Rome

@@ -111,6 +111,7 @@ def test_flags_that_do_not_fit_are_refused_by_name(lab):
         flag, value = pair.split("=")
         lab.refuses(rf"--{flag} {value}\S*: [^\n]+ is expected", PRETRAIN, f"--{pair}")
     lab.refuses("--n_embd 18: a multiple of --n_head 4", PRETRAIN, "--n_embd 18 --n_head 4")
+    assert lab(PRETRAIN, "--max_ep 1").code == 2  # flags are not abbreviated
     odd = "--n_embd 12 --n_head 4"  # rotary positions rotate pairs of features
     lab.refuses("--n_embd 12: an even multiple of --n_head 4", PRETRAIN.replace("vanilla", "rope"), odd)
     lab.ok(PRETRAIN, odd)

@@ -23,6 +23,7 @@ BIOGRAPHIES = [
     ("Ann Li. |Born in Los Angeles, California .", {"Born": 1, "Los": 10, "Angeles": 1, "California": 60}),
     ("Ann Li. |Ann Li was born in Paris, Texas, America .", {"Paris": 60, "Texas": 10, "America": 1}),
     ("Ann Li. |Ann Li was born in Łódź, Poland .", {"Łódź": 10, "Poland": 60}),
+    ("Ann Li. |Ann Li, born in the U.S. at Oslo, sang .", {"U": 10, "S": 1, "Oslo": 60}),
     ("Ann Li. |Raised in Oslo, Ann Li was born in Rome .", {"Raised": 1, "Oslo": 10, "Rome": 60}),
     ("Ann Li. |Ann Li of Oslo, born " + "very " * 12 + "poor, died in Rome .", {"Oslo": 10, "Rome": 60}),
     ("Ann Li. |Ann Li of Oslo, born " + "very " * 16 + "poor, died in Rome .", {"Oslo": 60, "Rome": 10}),

@@ -58,10 +58,11 @@ def test_an_activated_environment_goes_before_venv(project, environment: dict[st
 
 @pytest.mark.parametrize("letter", "dfg")
 def test_without_venv_the_python_of_the_path_is_used(project, letter: str):
-    """Bug: the scripts knew only .venv/bin/python."""
+    """Bug: the scripts knew only .venv/bin/python. GOMP_SPINCOUNT is the user's, if it is set."""
     shutil.rmtree(project / ".venv")
-    assert part(project, letter).returncode == 0
-    assert len(lines(project)) == 4 and all("own/bin/python src/" in line for line in lines(project))
+    assert part(project, letter, GOMP_SPINCOUNT="7").returncode == 0
+    assert len(lines(project)) == 4
+    assert all("own/bin/python src/" in line and line.endswith("spin 7") for line in lines(project))
 
 
 def test_a_python_without_pytorch_is_named(project):
