@@ -7,40 +7,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from batches import mixed
 from dataset import CharCorruptionDataset, NameDataset
 from engine.machine import quicken
 from engine.targets import Aim, Cut, Excerpts, Spans, Together
 from helpers import SRC, Program, invent_people, same, tiny_model
-from model import GPT, GPTConfig
-from reference import relative
 from trainer import Trainer, TrainerConfig
-
-
-@pytest.mark.parametrize("rope", [False, True], ids=["vanilla", "rope"])
-@pytest.mark.parametrize("precision, tolerance", [("float32", 1e-5), ("bfloat16", 2e-2)])
-def test_micro_batches_are_the_whole_batch(rope, precision, tolerance):
-    """Loss and gradients are those of the whole batch in float32, however rows are grouped."""
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(40, 128, 4, 8, 64, rope, embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0))
-    # many or few targets, early or late; one row has none
-    ranges = [(0, 128), (0, 1), (90, 127), (5, 9), (0, 64), (30, 33), (2, 9), (2, 17), (2, 25), (100, 101), (40, 40)]
-    (start, end), place = torch.tensor(ranges).T[:, :, None], torch.arange(128)
-    s = torch.randint(1, 40, (len(ranges), 129))
-    x, y = s[:, :-1].masked_fill(place >= end, 0), s[:, 1:].masked_fill((place < start) | (place >= end), 0)
-
-    def computed(**settings) -> tuple[float, list[Tensor]]:
-        model.zero_grad()
-        trainer = Trainer(model, list(zip(x, y, strict=True)), None, TrainerConfig(**settings))
-        return trainer.compute_loss(x, y, int((y != 0).sum()), backward=True), [p.grad for p in model.parameters()]
-
-    loss, gradients = computed()
-    for micro_rows in (None, 1, 5, 16):
-        got, found = computed(micro_rows=micro_rows, precision=precision)
-        assert got == pytest.approx(loss, rel=tolerance)
-        assert (1e-4 if precision == "bfloat16" else -1) < max(map(relative, found, gradients)) < tolerance
 
 
 @pytest.fixture(params=["documents", "pairs", "spans", "excerpts", "together"])

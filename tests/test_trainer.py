@@ -178,6 +178,16 @@ def test_batch_without_targets_is_passed_over():
     assert [step.loss for step in steps].count(0.0) == [step.tokens for step in steps].count(0) == 2
 
 
+@pytest.mark.parametrize("micro_rows", [None, 1, 3])
+def test_bfloat16_is_float32_rounded(micro_rows):
+    """Loss and gradient of a step, however rows are grouped."""
+    shape = {"batch_size": 10, "max_epochs": 1}
+    _, (exact,) = train(tiny_model(), rows(), **shape)
+    _, (rounded,) = train(tiny_model(), rows(), precision="bfloat16", micro_rows=micro_rows, **shape)
+    for name in ("loss", "grad_norm"):
+        assert 0 < abs(getattr(rounded, name) / getattr(exact, name) - 1) < 0.02
+
+
 class Bigrams(torch.nn.Module):
     """A table of what follows each token: a model that is no GPT."""
 
