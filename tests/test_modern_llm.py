@@ -24,20 +24,19 @@ ONE = ("--prompt", "bare", "--template", "original")
 
 
 class Parrot:
-    """A chat that looks its replies up; counts what it is asked, and can be interrupted after some batches."""
+    """A chat that looks its replies up, notes what it is asked, and is interrupted after `patience` questions."""
+
+    parameters, new_tokens, hardware, patience = 1234, 64, "a cage", 10**6
 
     def __init__(self):
-        self.parameters, self.new_tokens, self.hardware = 1234, 64, "a cage"
-        self.batches_until_interrupt = 10**6
         self.asked: list[str] = []
 
     def prompt(self, message: str) -> str:
         return f"<user>{message}<bot>"
 
     def reply(self, messages: list[str]) -> list[str]:
-        if self.batches_until_interrupt == 0:
+        if len(self.asked) >= self.patience:
             raise KeyboardInterrupt
-        self.batches_until_interrupt -= 1
         self.asked += messages
         return list(map(said, messages))
 
@@ -118,11 +117,11 @@ def test_four_cells(parrot, capsys):
 
 def test_continues_where_it_stopped(parrot, tmp_path):
     """Interrupted in the second cell, and its last line cut off: only what is missing is asked."""
-    parrot.batches_until_interrupt = 5
-    assert start("--batch_size", "2") == 130 and len(parrot.asked) == 9
+    parrot.patience = 9
+    assert start("--batch_size", "2") == 130
     record = tmp_path / "modern_llm.tiny.bare.reworded.jsonl"
     record.write_bytes(record.read_bytes()[:-8])  # three of its four replies are whole
-    parrot.asked, parrot.batches_until_interrupt = [], 10**6
+    parrot.asked, parrot.patience = [], 10**6
     assert start("--batch_size", "2") == 0
     assert parrot.asked[:2] == ["What is the birthplace of Dov Elan?", "What is the birthplace of Eno Fahl?"]
     assert len(parrot.asked) == 2 + 10
