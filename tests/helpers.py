@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from model import GPT, GPTConfig
@@ -113,6 +114,13 @@ def save_tiny_llama(folder: Path) -> None:
 
 
 # ---------------------------------------------------------------- the programs
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """TensorBoard's scalars: for each tag, (step, value) pairs."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 @dataclass(frozen=True)

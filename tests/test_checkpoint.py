@@ -52,17 +52,14 @@ def holding(ending: str, buffer: Tensor) -> Callable[[dict[str, Tensor]], dict[s
     return lambda state: {name: buffer if name.endswith(ending) else value for name, value in state.items()}
 
 
-FUTURE = torch.ones(24, 24).triu(1)
 FOREIGN = {
     "the course's": dict,
-    "mask True for the future": holding("mask", FUTURE.bool()),
-    "mask of 0 and -inf": holding("mask", torch.zeros(24, 24).masked_fill(FUTURE == 1, -torch.inf)),
+    "mask True for the future": holding("mask", torch.ones(24, 24).triu(1).bool()),
     "mask of a longer block": holding("mask", torch.ones(1, 1, 64, 64).tril()),
     "rotary cache of zeros": holding("rope_cache", torch.zeros(24, 4, 2)),
     "complex rotary cache": holding("rope_cache", torch.ones(24, 4, dtype=torch.complex64)),
     "no buffers": lambda state: {k: v for k, v in state.items() if not k.endswith(("mask", "rope_cache"))},
-    "of DataParallel": lambda state: {f"module.{name}": value for name, value in state.items()},
-    "of both": lambda state: {f"module._orig_mod.{name}": value for name, value in state.items()},
+    "wrapped twice": lambda state: {f"module._orig_mod.{name}": value for name, value in state.items()},
 }
 
 
@@ -93,7 +90,6 @@ def refused(path: Path, model: GPT, says: str, corpus: str = CORPUS) -> str:
 STATE = tiny_model().state_dict()
 CONTAINERS = {
     "nanoGPT's": {"model": STATE, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}, "iter_num": 5},
-    "Lightning's": {"epoch": 3, "hyper_parameters": {"n_layer": 2}, "state_dict": STATE},
     "a checkpoint of ours": {"format": 2, "settings": "{}", "trainer": {"model": STATE, "step": 3, "losses": [0.5]}},
     "optimizer first": {"optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}, "model_state_dict": STATE},
 }
@@ -114,7 +110,7 @@ def test_following_the_advice_for_containers_works(tmp_path, monkeypatch, conten
 
 OTHERS = [(CORPUS, {"rope": 0}, "rope.*vanilla|vanilla.*rope"), (CORPUS + "i", {"vocab_size": 12}, "11 .*12")]
 OTHERS += [("abcd\nefgx", {}, "people.txt")]
-OTHERS += [(CORPUS, changes, "another model") for changes in ({"n_embd": 32}, {"n_layer": 1}, {"n_layer": 3})]
+OTHERS += [(CORPUS, changes, "another model") for changes in ({"n_embd": 32}, {"n_layer": 3})]
 
 
 @pytest.mark.parametrize("corpus, changes, says", OTHERS)
@@ -132,20 +128,18 @@ def test_parameters_of_another_model(saved, corpus, changes, says):
 
 
 def test_files_that_are_something_else(tmp_path):
-    """A file cut off anywhere, text, a tensor, a list, other dicts, a missing file and a directory are refused."""
+    """A file cut off anywhere, text, other objects, a missing file and a directory are refused."""
     model, path = tiny_model(), tmp_path / "file"
     save_params(path, model, STAMP)
     content = path.read_bytes()
-    for share in (0.0, 0.01, 0.5, 0.9, 0.999):
+    for share in (0.0, 0.01, 0.5, 0.999):
         path.write_bytes(content[: int(share * len(content))])
         refused(path, model, "damaged|cannot be read|refused")
     path.write_text("hello\n" * 100)
     refused(path, model, "damaged|refused")
-    for other in (torch.zeros(3), {"a": 1}, [1, 2], {**STATE, "epoch": 3}):
+    for other in (torch.zeros(3), {}, [1, 2], {**STATE, "epoch": 3}):
         torch.save(other, path)
         refused(path, model, "not the state dict")
-    torch.save({}, path)
-    refused(path, model, "lacks|another model|not the state dict")
     refused(tmp_path / "missing", model, "no such")
     refused(tmp_path, model, "directory")
 
@@ -186,14 +180,12 @@ def test_files_that_are_no_checkpoint(tmp_path):
     save_checkpoint(path, {}, SETTINGS | {"a": 0})
     with pytest.raises(UserError, match="a = 0, this one has None"):
         load_checkpoint(path, SETTINGS)
-    old = {"settings": json.dumps(SETTINGS), "trainer": {"step": 3, "model": STATE}}
-    cases = [(old, "earlier version"), (old | {"format": 1}, "earlier version")]
-    for content, says in (*cases, (STATE, "not a checkpoint"), ([1], "not a checkpoint")):
+    old = {"settings": json.dumps(SETTINGS), "trainer": {"step": 3, "model": STATE}, "format": 1}
+    for content, says in ((old, "earlier version"), (STATE, "not a checkpoint"), ("half", "damaged|refused|cannot")):
         torch.save(content, path)
+        if content == "half":
+            path.write_bytes(path.read_bytes()[:300])
         before = path.read_bytes()
-        with pytest.raises(UserError, match=rf"^\S+: [^\n]*{says}[^\n]*; delete it to start afresh$"):
+        with pytest.raises(UserError, match=rf"^\S+: [^\n]*({says})[^\n]*; delete it to start afresh$"):
             load_checkpoint(path, SETTINGS)
         assert path.read_bytes() == before
-    path.write_bytes(before[: len(before) // 2])
-    with pytest.raises(UserError, match=r"damaged|refused|cannot be read"):
-        load_checkpoint(path, SETTINGS)

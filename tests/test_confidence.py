@@ -111,19 +111,17 @@ def test_rows(lab: Path):
     questions, models = rows.read("analysis_questions", lab), rows.read("analysis", lab)
     assert questions.groupby("model").size().to_dict() == {name: 12 for name, *_ in confidence.MODELS}
     truths = dict(re.findall(r"Where was (.*) born\?\t(.*)", PEOPLE.unseen))
-    assert all(truths[one.name] == one.truth for one in questions.itertuples(index=False))
+    assert questions["truth"].tolist() == [truths[name] for name in questions["name"]]
     assert (questions["right"] == (questions["truth"] == questions["answer"])).all()
     assert questions["confidence"].between(0, 1).all()
     assert (models["n"] == 12).all() and (models["data"] == "mine").all() and (models["seed"] == 3).all()
     assert models["invented_n"].dropna().tolist() == [10, 10]
-    assert len(rows.read("analysis_bins", lab)) == 3 * 10 and len(rows.read("analysis_coverage", lab)) == 3 * 20
-    assert len(rows.read("analysis_invented", lab)) == 2 * 10
-    assert [*rows.read("analysis_namesakes", lab)["same"]] == ["surname", "first name"] * 2
+    lengths = {"bins": 3 * 10, "coverage": 3 * 20, "invented": 2 * 10, "namesakes": 4}
+    assert {name: len(rows.read(f"analysis_{name}", lab)) for name in lengths} == lengths
 
 
 BAD = [
     (lambda f: (f / "vanilla.model.params").unlink(), "vanilla.model.params: no such parameter file"),
-    (lambda f: torch.save(tiny_model().state_dict(), f / "rope.finetune.params"), "was not trained on the data in"),
     (lambda f: (f / "vanilla.model.params").rename(f / "vanilla.finetune.params"), "was finetuned from pretrained"),
     (lambda f: (f / "birth_places_train.tsv").write_text(PEOPLE.unseen), "was not trained on the data in"),
 ]

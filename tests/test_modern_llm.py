@@ -1,7 +1,6 @@
 """modern_llm.py and engine/hub.py, offline: with a parrot, and with a tiny Llama (given requirements-llm.txt)."""
 
 import json
-import re
 import shutil
 import sys
 import time
@@ -25,20 +24,19 @@ ONE = ("--prompt", "bare", "--template", "original")
 
 
 class Parrot:
-    """A chat that looks its replies up; counts what it is asked, and can be interrupted after some batches."""
+    """A chat that looks its replies up, notes what it is asked, and is interrupted after `patience` questions."""
+
+    parameters, new_tokens, hardware, patience = 1234, 64, "a cage", 10**6
 
     def __init__(self):
-        self.parameters, self.new_tokens, self.hardware = 1234, 64, "a cage"
-        self.batches_until_interrupt = 10**6
         self.asked: list[str] = []
 
     def prompt(self, message: str) -> str:
         return f"<user>{message}<bot>"
 
     def reply(self, messages: list[str]) -> list[str]:
-        if self.batches_until_interrupt == 0:
+        if len(self.asked) >= self.patience:
             raise KeyboardInterrupt
-        self.batches_until_interrupt -= 1
         self.asked += messages
         return list(map(said, messages))
 
@@ -87,13 +85,11 @@ def lines(path: str) -> list[str]:
     return whole
 
 
-def assert_one_line(text: str, hint: str) -> None:
-    """A message of one line that holds the hint, a regular expression."""
-    assert re.search(hint, text) and text.rstrip("\n").count("\n") == 0, text
-
-
 def test_four_cells(parrot, capsys):
-    """Files, printed lines and rows of the 2 x 2 runs; bare sends the question alone."""
+    """The 2 x 2 runs: what is asked, files, printed accuracies, rows. Bare sends the question alone.
+
+    The parrot knows all five places; its bare replies are sentences but for one, so their exact match is 1 of 5.
+    """
     assert start() == 0
     assert parrot.asked[:5] == [f"Where was {name} born?" for name in PEOPLE]
     assert parrot.asked[5:10] == [f"What is the birthplace of {name}?" for name in PEOPLE]
@@ -105,34 +101,27 @@ def test_four_cells(parrot, capsys):
         ("instructed", "original", 0.8, 1.0),
         ("instructed", "reworded", 0.0, 0.2),
     ]
-    assert all((r["model"], r["data"], r["n"], r["parameters"]) == ("tiny", "my class", 5, 1234) for r in found)
-    assert all((r["questions"], r["hardware"]) == (fingerprint(QUESTIONS), "a cage") for r in found)
+    assert all((r["n"], r["parameters"], r["questions"]) == (5, 1234, fingerprint(QUESTIONS)) for r in found)
     assert [r["p_mcnemar"] for r in found] == pytest.approx([nan, 0.125, nan, 0.125], nan_ok=True)
     assert (found[1]["only_original"], found[1]["only_reworded"]) == (4, 0)
     replies = rows.read("modern_llm_replies", Path("r"))
     assert replies["name"].tolist() == [*PEOPLE] * 4 and not replies["reply"].str.contains("\u2028").any()
-    shares = replies.groupby(["prompt", "template"])["exact"].mean()
-    assert [(*cell, share) for cell, share in shares.items()] == [
-        (r["prompt"], r["template"], r["exact"]) for r in found
-    ]
     for row in found:
         stem = f"modern_llm.tiny.{row['prompt']}.{row['template']}"
         assert evaluate_places("birth_dev.tsv", lines(f"{stem}.predictions")) == (5, 5 * row["exact"])
-        record = lines(f"{stem}.jsonl")
-        assert len(record) == 6 and json.loads(record[2])["parsed"] == "Zürich"
+        assert len(lines(f"{stem}.jsonl")) == 6
     out = capsys.readouterr().out
     assert "bare, original, exact match: 1 of 5, 20.0%" in out
     assert "instructed, original, match after normalisation: 5 of 5, 100.0%" in out
-    assert "'<user>Where was Ansa Veld born?<bot>'" in out and "McNemar's exact p = 0.12" in out
 
 
 def test_continues_where_it_stopped(parrot, tmp_path):
     """Interrupted in the second cell, and its last line cut off: only what is missing is asked."""
-    parrot.batches_until_interrupt = 5
-    assert start("--batch_size", "2") == 130 and len(parrot.asked) == 9
+    parrot.patience = 9
+    assert start("--batch_size", "2") == 130
     record = tmp_path / "modern_llm.tiny.bare.reworded.jsonl"
     record.write_bytes(record.read_bytes()[:-8])  # three of its four replies are whole
-    parrot.asked, parrot.batches_until_interrupt = [], 10**6
+    parrot.asked, parrot.patience = [], 10**6
     assert start("--batch_size", "2") == 0
     assert parrot.asked[:2] == ["What is the birthplace of Dov Elan?", "What is the birthplace of Eno Fahl?"]
     assert len(parrot.asked) == 2 + 10
@@ -150,42 +139,38 @@ def test_limit_grows(parrot):
 
     Bug: --limit behind a whole run cut its predictions, and what was known of its replies.
     """
-    for limit, asked, kept in ((["--limit", "2"], 2, 2), ([], 5, 5), (["--limit", "2"], 5, 5)):
+    for limit, asked, kept in ((["--limit", "2"], 2, [2]), ([], 5, [2, 5]), (["--limit", "2"], 5, [2, 5])):
         assert start(*ONE, *limit) == 0 and len(parrot.asked) == asked
-        assert len(lines("modern_llm.tiny.bare.original.predictions")) == kept
-        assert [row["n"] for row in rows_of_records()] == [2, 5][: 1 + (kept == 5)]
-    assert all("parsed" in json.loads(line) for line in lines("modern_llm.tiny.bare.original.jsonl")[1:])
+        assert len(lines("modern_llm.tiny.bare.original.predictions")) == kept[-1]
+        assert [row["n"] for row in rows_of_records()] == kept
 
 
 def test_other_records_are_not_mixed_in(parrot, capsys):
-    """A record of another file, or of another program, is refused by name, and stays."""
+    """A record of another file of questions, or of another program, is refused by name, and stays."""
     assert start(*ONE) == 0
     record = Path("modern_llm.tiny.bare.original.jsonl")
-    with pytest.raises(UserError, match=r"holds no scored replies to other/birth_dev\.tsv"):
-        Path("other").mkdir()
-        for name in ("birth_dev.tsv", "wiki.txt"):
-            Path("other", name).write_text("Where was Ansa Veld born?\tWarsaw\n")
-        llm.main(["--folder=.", "--data=other", "--data_name=x"])
     Path("birth_dev.tsv").write_text("Where was Ansa Veld born?\tWarsaw\n")
+    with pytest.raises(UserError, match=r"holds no scored replies to birth_dev\.tsv"):
+        llm.main(["--folder=.", "--data=.", "--data_name=x"])
     for content, hint in ((record.read_text(), "belongs to a run with another questions"), ("[]\n", "is no record of")):
         record.write_text(content)
-        assert start("--prompt", "bare") == 2 and record.read_text() == content
-        assert_one_line(capsys.readouterr().err, hint)
-    assert start("--prompt", "bare", "--restart") == 0
+        assert start(*ONE) == 2 and record.read_text() == content
+        assert hint in capsys.readouterr().err
+    assert start(*ONE, "--restart") == 0
 
 
-@pytest.mark.parametrize("damage", ["[]", "7", '{"question": 3}', '{"raw": "x"}', "{"])
+@pytest.mark.parametrize("damage", ["[]", '{"question": 3}', "{"])
 def test_a_damaged_line_of_a_record_is_named(parrot, capsys, damage):
     """By file and line, by both programs that read it. Bug: it was a TypeError."""
     assert start(*ONE) == 0
     record = Path("modern_llm.tiny.bare.original.jsonl")
-    known = lines(str(record))
-    record.write_text("\n".join([*known[:2], damage, *known[2:], ""]))
+    first, *rest = lines(str(record))
+    record.write_text("\n".join([first, damage, *rest, ""]))
     capsys.readouterr()
     for code in (start(*ONE), cli(lambda: llm.main(["--folder=.", "--data=.", "--data_name=x"]))):
         assert code == 2
-    for said in capsys.readouterr().err.splitlines():
-        assert_one_line(said, r"bare\.original\.jsonl, line 3: is no reply; delete the line")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all("bare.original.jsonl, line 2: is no reply; delete the line" in line for line in said)
 
 
 def test_file_without_answers(parrot, capsys):
@@ -200,8 +185,7 @@ MISTAKES = [
     ("--limit", "0", "--limit 0: at least 1"),
     ("--model", "no/such/folder", "no/such/folder: no such folder"),
     ("--model", "none.gguf", "none.gguf: no such file; 'make llm-model'"),
-    ("--gguf_file", "none.gguf", "none.gguf: no such file; 'make llm-model'"),
-    ("--model", ".", ".: has no config.json; a folder as save_pretrained writes it is expected"),
+    ("--model", ".", ".: has no config.json"),
     ("--model", "ggufs", "say --gguf_file a.gguf"),
     ("--eval_corpus_path", "odd.tsv", "odd.tsv, line 2: 'Who?' is not of the form"),
     ("--outputs_dir", "nowhere", "the folder nowhere does not exist"),
@@ -215,26 +199,19 @@ def test_one_line_says_what_to_do(parrot, tmp_path, capsys, flag: str, value: st
     (tmp_path / "ggufs" / "a.gguf").write_text("")
     (tmp_path / "odd.tsv").write_text("Where was Ansa Veld born?\nWho?\n")
     assert start(flag, value) == 2 and parrot.asked == []
-    assert_one_line(capsys.readouterr().err, re.escape(hint))
+    (said,) = capsys.readouterr().err.splitlines()
+    assert hint in said
 
 
 def test_locate(tmp_path):
     """Hub ids, folders and GGUF files, each with the name it has in results: never a path of this machine."""
-    folder, file = tmp_path / "a-model", tmp_path / "a-model" / "b.Q4_1.gguf"
-    folder.mkdir()
-    for path in (folder / "config.json", file):
+    folder, file = str(tmp_path), tmp_path / "b.Q4_1.gguf"
+    for path in (tmp_path / "config.json", file):
         path.write_text("{}")
-    in_folder = (str(folder), file.name, "b.Q4_1")
-    for model, gguf_file, found in (
-        (None, None, ("Qwen/Qwen3-1.7B", None, "Qwen/Qwen3-1.7B")),
-        ("some/id", None, ("some/id", None, "some/id")),
-        ("some/id", "c.gguf", ("some/id", "c.gguf", "c")),
-        (str(folder), None, (str(folder), None, "a-model")),
-        (str(folder), file.name, in_folder),
-        (str(file), None, in_folder),
-        (None, str(file), in_folder),
-    ):
-        assert hub.locate(model, gguf_file, modern_llm.LISTED[0]) == found
+    assert hub.locate(None, None, "a/b") == ("a/b", None, "a/b")
+    assert hub.locate("some/id", "c.gguf", "a/b") == ("some/id", "c.gguf", "c")
+    assert hub.locate(folder, None, "a/b") == (folder, None, tmp_path.name)
+    assert hub.locate(str(file), None, "a/b") == hub.locate(folder, file.name, "a/b") == (folder, file.name, "b.Q4_1")
 
 
 def test_what_to_do(monkeypatch, tmp_path):
@@ -243,14 +220,14 @@ def test_what_to_do(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"transformers is not installed; pip install -r requirements-llm\.txt"):
         load(tmp_path)
     for source, error, hint in (
-        ("a/b", OSError("We couldn't connect to the hub"), r"give a local folder \(--model FOLDER\) or a GGUF file"),
+        ("a/b", OSError("We couldn't connect to the hub"), "give a local folder (--model FOLDER) or a GGUF file"),
         ("meta-llama/c", OSError("We couldn't connect"), "Llama is gated and needs HF_TOKEN too"),
-        ("meta-llama/c", OSError("You are trying to access a gated repo."), "accept its licence .* set HF_TOKEN"),
-        ("a/b", ValueError("x is required `pip install x`"), r"a package is missing .* -r requirements-llm\.txt"),
-        ("a/b", ImportError("Please install gguf"), r"a package is missing .* -r requirements-llm\.txt"),
-        ("a/b", ValueError("odd\nmodel"), r"a/b: cannot be loaded \(ValueError: odd model\)"),
+        ("meta-llama/c", OSError("You are trying to access a gated repo."), "then set HF_TOKEN"),
+        ("a/b", ImportError("Please install gguf"), "pip install -r requirements-llm.txt"),
+        ("a/b", ValueError("odd\nmodel"), "a/b: cannot be loaded (ValueError: odd model)"),
     ):
-        assert_one_line(hub.what_to_do(source, error), hint)
+        said = hub.what_to_do(source, error)
+        assert hint in said and "\n" not in said
 
 
 @pytest.fixture(scope="module")
@@ -282,13 +259,8 @@ def test_whole_script_with_a_llama(llama, monkeypatch):
     done = script(llama, monkeypatch, *argv)
     assert done.code == 0, done.stderr
     assert "<s>system You help.</s><s>user Where was Ansa Veld born?</s><s>assistant " in done.stdout
-    assert "bare, original: 5 of 5 questions" in done.stdout
-    monkeypatch.chdir(llama.parent)
-    Path("wiki.txt").write_text("A text.")
-    cells = [(r["model"], r["prompt"], r["template"], r["n"]) for r in rows_of_records()]
-    assert cells == [("tiny-llama", *cell, 5) for cell in product(modern_llm.PROMPTS, modern_llm.TEMPLATES)]
-    for _, prompt, template, _ in cells:
-        stem = llama.parent / f"modern_llm.tiny-llama.{prompt}.{template}"
+    for cell in product(modern_llm.PROMPTS, modern_llm.TEMPLATES):
+        stem = llama.parent / f"modern_llm.tiny-llama.{'.'.join(cell)}"
         replies = [json.loads(line)["raw"] for line in lines(f"{stem}.jsonl")[1:]]
         assert len(lines(f"{stem}.predictions")) == len(replies) == 5 and any(replies)
     again = script(llama, monkeypatch, *argv)
@@ -319,13 +291,11 @@ def test_thinking_is_switched_off_or_gets_room(llama, tmp_path):
 
 def test_damaged_folder(llama, tmp_path):
     """A model that was not tuned to chat, or whose weights are gone, is refused in one line."""
-    untuned = "has no chat template; use a model that was tuned for instructions$"
-    for lost, hint in (("chat_template.jinja", untuned), ("model.safetensors", "holds no model that can be read")):
+    for lost, hint in (("chat_template.jinja", "has no chat template"), ("model.safetensors", "holds no model that")):
         folder = tmp_path / lost
         shutil.copytree(llama, folder, ignore=shutil.ignore_patterns(lost))
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(UserError, match=rf"^{folder}: {hint}[^\n]*\Z"):
             load(folder)
-        assert_one_line(str(caught.value), f"^{folder}: {hint}")
 
 
 def test_no_hub(llama, monkeypatch):

@@ -103,29 +103,15 @@ def test_intervals():
 
 
 def test_a_line_for_all_seeds_of_a_model(tmp_path):
-    """Of one machine; seeds, intervals and range; dashes where something is unknown."""
+    """Of one machine; the interval is that of one run, beside it the one over seeds; dashes for what is unknown."""
     told = {"data": "own", "variant": "rope", "recipe": "fast", "n": 500, "hardware": "cpu", "precision": "float32"}
     for seed, dev in enumerate((0.3, 0.4, 0.5)):
-        rows.add("accuracy", told | {"seed": seed, "dev": dev, "seconds": 60.0 + seed, "tokens": None}, tmp_path)
+        rows.add("accuracy", told | {"seed": seed, "dev": dev, "seconds": 60.0 + seed}, tmp_path)
     rows.add("accuracy", told | {"seed": 0, "dev": 0.9, "hardware": "gpu", "test": 0.5, "test_n": 100}, tmp_path)
     first, second = tables.all_results(tmp_path).to_dict("records")
-    assert first["dev (95 %)"] == "40.0% (35.8 to 44.4)" and first["95 % over seeds"] == "15.2 to 64.8"
-    assert (first["seeds"], first["range"], first["bar"]) == ("0 1 2", "30.0 to 50.0", "30% (test)")
-    assert (first["test (95 %)"], first["tokens"], first["minutes (plain step)"]) == ("-", "-", "1.0")
-    assert (second["seeds"], second["test (95 %)"], second["hardware"]) == ("0", "50.0% (40.4 to 59.6)", "gpu, float32")
-    (short,) = tables.results(tmp_path).to_dict("records")
-    assert (short["model"], short["seeds"], short["seconds"]) == ("rope, pretrained", "0 1 2", "61")
-
-
-def test_both_wordings_stand_side_by_side(folder):
-    """Ours, then the LLMs in both ways; those of the handout's that were not asked are named with their command."""
-    found = tables.modern_llm(folder)
-    ours, bare, told, *missing = found.to_dict("records")
-    assert ours["model"] == "our RoPE model (fast, seed 0)" and ours["exact, reworded"] == "10.0% (7.7 to 12.9)"
-    assert ours["right in one wording only"] == "180 : 5" and ours["McNemar's p"] == "1.2e-63"
-    assert (bare["asked"], told["asked"]) == ("question alone", "with instructions")
-    assert bare["place read, original"] == "8.0% (5.9 to 10.7)" and bare["data"] == NAME
-    assert [one["data"] for one in missing] == ["-"] * 3 and "make llm LLM=Qwen/Qwen3-1.7B" in missing[0]["asked"]
+    assert (first["seeds"], first["dev (95 %)"], first["test (95 %)"]) == ("0 1 2", "40.0% (35.8 to 44.4)", "-")
+    assert first["95 % over seeds"] == "15.2 to 64.8"
+    assert (second["seeds"], second["test (95 %)"]) == ("0", "50.0% (40.4 to 59.6)")
 
 
 def test_one_table_in_three_formats():
@@ -133,8 +119,7 @@ def test_one_table_in_three_formats():
     table = pd.DataFrame([[ODD, "a | b"], ["5% & {x}_~^\\", "ö – 梁"]], columns=["model", "100 %"])
     lines = tables.markdown(table).split("\n")
     assert len(lines) == 4 and r"a \| b" in lines[2]
-    html = tables.html(table)
-    assert "&lt;/script&gt;" in html and html.count('scope="col"') == html.count('scope="row"') == 2
+    assert "&lt;/script&gt;" in tables.html(table)
     tex = tables.latex(table, "ll")
     assert "{[}{[}U+0218]tefan]" in tex and r"5\% \& \{x\}\_" in tex and r"ö – {[}U+6881]" in tex
 
@@ -189,15 +174,17 @@ def held(folder: Path, data: Path) -> tuple[str, list[dict]]:
 
 
 def test_the_page_is_one_file_with_all_answers(folder):
-    """What it calls them, and how many are misread; nothing that a browser would fetch, no tag from a name."""
+    """What it calls them; nothing that a browser would fetch, no tag from a name."""
     text, people = held(folder, folder)
     assert [person["name"] for person in people] == [f"{ODD} {i}" for i in range(10)]
-    told = [[answer["kind"] for answer in people[i]["answers"]] for i in (0, 1, 3, 9)]
-    assert told[:2] == [["not retrieved"] * 3, ["retrieved", "retrieved", "not retrieved"]]
-    assert told[2:] == [["made up"] * 3, ["misread", "misread", "made up"]] and "(2 of the 12 wrong answers" in text
+    assert [[answer["kind"] for answer in people[i]["answers"]] for i in (0, 1, 3, 9)] == [
+        ["not retrieved"] * 3,
+        ["retrieved", "retrieved", "not retrieved"],
+        ["made up"] * 3,
+        ["misread", "misread", "made up"],
+    ]
     assert text.count("</script>") == text.count("<script") == 2 and "{{" not in text
     assert not re.search(r"https?:|url\(|@import|<link|\bsrc=(?!\"data:)", text) and "default-src 'none'" in text
-    assert "<td>45.0% (40.7 to 49.4)</td>" in text and text.count('<img src="data:image/png;base64,') == 3
 
 
 def test_the_page_opens_what_is_known_of_a_person(folder):
@@ -211,36 +198,31 @@ def test_the_page_opens_what_is_known_of_a_person(folder):
     llm = {"model": "some/LLM", "prompt": "bare", "template": "original", "n": 500, "exact": False, "normalised": False}
     rows.add("modern_llm_replies", [made | llm | {"reply": "In Köln, <b>I</b> think."}], folder)
     rows.add("modern_llm_replies", [made | llm | {"corpus": "another", "model": "old", "reply": "?"}], folder)
+    told = [f"{ODD} 3. Was seen in Bonn.", "Ulm", "In Köln, <b>I</b> think."]
     text, people = held(folder, folder)
-    assert people[3]["details"] == [
-        ["document", f"{ODD} 3. Was seen in Bonn."],
-        ["rope, pretrained, reworded question", "Ulm"],
-        ["some/LLM, question alone, original question", "In Köln, <b>I</b> think."],
-    ]
-    assert len(people[4]["details"]) == 1 and "an earlier version" not in text
+    assert [text for _, text in people[3]["details"]] == told and "an earlier version" not in text
     (folder / "wiki.txt").write_text("Somebody. Else.")
     text, people = held(folder, folder)
-    assert len(people[3]["details"]) == 2 and not people[4]["details"]
-    assert f"an earlier version of the documents ({fingerprint(corpus)[:7]}; today's is" in text
+    assert [text for _, text in people[3]["details"]] == told[1:] and "an earlier version of the documents" in text
 
 
 def test_titles_name_a_corpus_that_is_not_todays():
     """Of our own data; that of others is not at hand."""
     today = fingerprint((rows.ROOT / "wiki.txt").read_text(encoding="utf-8"))
-    told = {("own", today): "own data", ("own", ""): "own data (corpus unknown)", ("course", "0"): "course data"}
+    told = {("own", today): "own data", ("course", "0"): "course data"}
     told[("own", "0123456789")] = "own data (corpus 0123456, not today's)"
     for (data, corpus), title in told.items():
         assert rows.about_data(pd.DataFrame([{"data": data, "corpus": corpus}])) == title
 
 
-@pytest.mark.parametrize(("table", "command"), [("accuracy", "make run"), ("analysis_questions", "python experiments")])
-def test_the_page_needs_its_rows(folder, table, command):
+def test_the_page_needs_its_rows(folder):
     """The error names the table and what makes its rows; an old page stays."""
-    (folder / f"{table}.csv").unlink()
-    (folder / "controls.csv").unlink()
     (folder / "index.html").write_text("old")
-    with pytest.raises(UserError, match=rf"{table}\.csv: .*`{command}"):
-        page.main([f"--results={folder}", f"--data_name={NAME}"])
+    (folder / "controls.csv").unlink()
+    for table, command in (("analysis_questions", "python experiments"), ("accuracy", "make run")):
+        (folder / f"{table}.csv").unlink()
+        with pytest.raises(UserError, match=rf"{table}\.csv: .*`{command}"):
+            page.main([f"--results={folder}", f"--data_name={NAME}"])
     assert (folder / "index.html").read_text() == "old"
 
 
@@ -249,74 +231,38 @@ def test_the_page_needs_its_rows(folder, table, command):
 
 def macros(folder: Path, **more: str) -> dict[str, str]:
     """The macros of a run, from the command line."""
-    words = [
-        f"--results={folder}",
-        f"--data={folder}",
-        f"--out={folder / 'out'}",
-        *(f"--{k}={v}" for k, v in more.items()),
-    ]
-    assert latex.main(words) == 0
+    flags = {"results": folder, "data": folder, "out": folder / "out"} | more
+    assert latex.main([f"--{name}={value}" for name, value in flags.items()]) == 0
     return dict(re.findall(r"newcommand\{\\(\w+)\}\{(.*)\}", (folder / "out" / "numbers.tex").read_text()))
 
 
 def test_every_number_follows_its_row(folder):
     """report.tex uses every macro, and has no percentage of its own but the intervals' 95 %."""
     before = macros(folder)
-    known = {"ropeDev": r"45.0\%", "ropeCount": "225 of 500", "ropeTest": "--", "pairs": "28", "vanillaWrong": "6"}
-    known |= {"pValue": r"\ensuremath{=1.2\times10^{-63}}", "llmChange": r"\ensuremath{+0.0}", "bornLines": "40"}
-    known |= {"surestHalf": "2 of 5", "surnameShare": r"25.0\% (14.2 to 40.2)", "changedCount": "2"}
-    known |= {"vanillaFirstLoss": "4.00", "vanillaLastLoss": "0.50", "vanillaMostFallen": "30"}
-    assert {name: before.get(name) for name in known} == known and before["dataName"] == "``my class''"
     found = rows.read("accuracy", folder).query("variant == 'vanilla'").iloc[0].to_dict()
     rows.add("accuracy", found | {"dev": 0.2, "test": 0.3, "test_n": 400}, folder)
-    after = macros(folder)
-    changed = {name: value for name, value in after.items() if before[name] != value}
-    assert changed.pop("vanillaGapP") == r"\ensuremath{=5.9\times10^{-4}}"
-    new = {"vanillaDev": r"20.0\%", "vanillaTest": r"30.0\%", "vanillaCount": "100 of 500"}
-    assert changed == new | {"vanillaGap": r"\ensuremath{10.0}", "ropeLead": r"\ensuremath{+25.0}"}
+    changed = {name: (old, new) for name, new in macros(folder).items() if (old := before[name]) != new}
+    assert {(r"25.0\%", r"20.0\%"), ("--", r"30.0\%"), ("125 of 500", "100 of 500")} < {*changed.values()}
+    assert all("vanilla" in name or "Lead" in name for name in changed)
     text = re.sub(r"(?m)^%.*", "", (rows.ROOT / "report" / "report.tex").read_text(encoding="utf-8"))
     assert not [name for name in before if not re.search(rf"\\{name}\b", text)]
     assert set(re.findall(r"\d[\d.]*\\?,?\\%", text)) == {r"95\,\%"}
 
 
-def test_examples_are_corrupted_as_the_recipes_say(folder):
-    """Lengths of 4 to 112, a quarter masked; the recipe asks for the birthplace more often."""
-    found = macros(folder)
-    share = {name: float(found[f"{name}Place"].rstrip("\\%")) for name in ("plain", "recipe")}
-    assert 0 <= share["plain"] < share["recipe"] <= 100
-    assert all(4 <= int(found[f"{name}Shortest"]) < int(found[f"{name}Longest"]) <= 112 for name in share)
-
-
-def test_answers_and_replies_that_are_shown(folder):
-    """An answer that the other wording changes; a reply with the right place and one with none."""
-    macros(folder)
-    changed, replies = ((folder / "out" / f"{name}.tex").read_text() for name in ("changed", "replies"))
-    assert "& Rome & Bonn & Rome" in changed and "& Rome & Rome &" not in changed
-    assert replies.count("was born.") == 2 and "& Rome & Rome" in replies and "& none & Rome" in replies
-
-
 def test_the_hyperparameters_are_those_that_run_py_trains_with(folder):
     """The handout's beside the recipe's; `fast` finetunes on the documents, too."""
     found = settings.table("fast", folder).set_index(["", "recipe"])
-    assert found.loc[("pretraining", "handout")].tolist() == [
-        *("41", "650", "128", "650", "0.006", "-", "cosine, 650 epochs", "0.1")
-    ]
-    assert found.loc[("finetuning", "handout"), ["examples", "epochs", "batch"]].tolist() == ["28", "10", "256"]
-    fast = RECIPES["fast"].pretrain
-    assert found.loc[("pretraining", "fast"), ["epochs", "Muon"]].tolist() == [
-        str(fast.max_epochs),
-        f"{fast.muon_lr:g}",
-    ]
+    columns = ["examples", "epochs", "batch", "AdamW"]
+    assert found.loc[("pretraining", "handout"), columns].tolist() == ["41", "650", "128", "0.006"]
+    assert found.loc[("finetuning", "handout"), columns].tolist() == ["28", "10", "256", "0.0006"]
     assert found.loc[("finetuning", "fast"), "examples"] == "69"
-    assert len(settings.table("handout", folder)) == 3
 
 
 @pytest.mark.parametrize(
     ("table", "command"),
     [
-        *((table, "make run RECIPE=fast SEED=0") for table in ("accuracy", "controls", "sensitivity", "loss_curve")),
+        ("accuracy", "make run RECIPE=fast SEED=0"),
         ("sensitivity_questions", "make run RECIPE=fast SEED=0"),
-        ("modern_llm", "make llm"),
         ("modern_llm_replies", "make llm"),
         ("analysis", "python experiments/"),
     ],
@@ -324,16 +270,10 @@ def test_the_hyperparameters_are_those_that_run_py_trains_with(folder):
 def test_a_missing_row_names_its_command(folder, table, command, capsys):
     """With the folders and the name of the data; one line, exit code 2, and nothing is written."""
     (folder / f"{table}.csv").unlink()
-    words = [
-        f"--results={folder}",
-        f"--data={folder}",
-        f"--data_name={NAME}",
-        "--recipe=fast",
-        f"--out={folder / 'out'}",
-    ]
-    assert cli(lambda: latex.main(words)) == 2 and not (folder / "out").exists()
+    words = [f"--results={folder}", f"--data={folder}", f"--out={folder / 'out'}"]
+    assert cli(lambda: latex.main([*words, f"--data_name={NAME}", "--recipe=fast"])) == 2
     (said,) = capsys.readouterr().err.splitlines()
-    assert f"{table}.csv: holds no row of" in said and f"`{command}" in said
+    assert f"{table}.csv: holds no row of" in said and f"`{command}" in said and not (folder / "out").exists()
     assert re.search(f"(RESULTS|results)={folder}.* '?(DATA_NAME|--data_name)=", said) and "my class" in said
 
 
@@ -344,9 +284,8 @@ def test_which_run_is_meant(folder):
         macros(folder)
     put_answers(folder, "other")
     put(folder, "other")
-    assert (
-        macros(folder)["dataName"] == "``other''" and macros(folder, data_name=NAME, recipe="fast")["recipe"] == "fast"
-    )
+    assert "other" in macros(folder)["dataName"]
+    assert NAME in macros(folder, data_name=NAME, recipe="fast")["dataName"]
 
 
 def test_rows_of_other_data_or_another_recipe_are_refused(folder, monkeypatch):
@@ -373,8 +312,8 @@ def test_the_pdf(folder):
     assert not [wide for wide in re.findall(r"Overfull \\[hv]box \(([\d.]+)pt", log) if float(wide) > 3]
     assert "undefined" not in log and "Missing character" not in log
     text = subprocess.run(["pdftotext", out / "report.pdf", "-"], capture_output=True, text=True, check=True).stdout
-    assert "Model solution." in text and "225 of 500" in text and "U+0218" in text and "my class" in text
-    assert "def choose_span" in text and "src/examples.py --recipe fast" in text
+    for told in ("225 of 500", "U+0218", "my class", "def choose_span", "src/examples.py --recipe fast"):
+        assert told in text
 
 
 def test_every_letter_can_be_printed(tmp_path):

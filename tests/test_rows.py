@@ -51,17 +51,15 @@ def test_texts_stay_texts_and_unknown_cells_are_empty(tmp_path):
     """
     row = TRAINED | {"model": "m", "name": "None", "truth": 'a "b", c', "answer": "\0", "right": True, "corpus": "1e5"}
     rows.add("analysis_questions", [row, row | {"name": "NaN", "right": False, "confidence": 0.5}], tmp_path)
-    found = rows.read("analysis_questions", tmp_path)
-    assert found["name"].tolist() == ["None", "NaN"] and found["right"].tolist() == [True, False]
-    assert found["truth"][0] == 'a "b", c' and found["answer"][0] == "" and found["corpus"][0] == "1e5"
-    assert found["confidence"].isna().tolist() == [True, False]
+    first, second = rows.read("analysis_questions", tmp_path).to_dict("records")
+    assert first.items() > (row | {"answer": ""}).items() and (second["name"], second["right"]) == ("NaN", False)
+    assert pd.isna(first["confidence"]) and second["confidence"] == 0.5
 
 
 DAMAGE = {
     "line 2: has not the header's number of cells": lambda text: text.replace("float32", "float32,more"),
     "line 2: dev is 'x', no number": lambda text: text.replace("0.25", "x", 1),
     "line 1: the header lacks seed": lambda text: text.replace("seed", "sead"),
-    "line 3: has not the header's number of cells": lambda text: text + "<<<<<<< HEAD\n",
     "line 2: is not UTF-8": lambda text: text.replace("own", "\udcff"),
 }
 
@@ -103,8 +101,7 @@ def test_provenance_tells_the_commit_and_whether_the_code_has_changed(tmp_path, 
     (tmp_path / "results" / "a.csv").write_text("new")
     made = rows.provenance("make run", "own", "c0", 3, hardware="cpu")
     assert len(made["commit"]) >= 7 and "+" not in made["commit"]
-    assert (made["command"], made["seed"], made["corpus"], made["hardware"]) == ("make run", 3, "c0", "cpu")
-    assert {*rows.PROVENANCE, "data", "seed"} == set(made) and made["settings"] is None and made["date"] > "2026"
+    assert {*rows.PROVENANCE, "data", "seed"} == set(made) and made["settings"] is None
     (tmp_path / "code.py").write_text("new")
     assert rows.commit() == made["commit"] + "+"
 

@@ -20,7 +20,6 @@ TITLE, BODY = PERSON[:11], PERSON[11:]
 # Weights of the words that are asked for: 60 for the first place, 10 for another place, 1 for any other new word.
 BIOGRAPHIES = [
     ("Ann Li. |Ann Li (3 May 1822 Rome -- 1 June 1880 Pisa) drew .", {"Rome": 60, "Pisa": 10}),
-    ("Ann Li. |Ann Li, born in May, 1822, in Rome, drew .", {"Rome": 60}),
     ("Ann Li. |Ann Li was born on 3 May 1822 near Rome in Italy .", {"Rome": 60, "Italy": 10}),
     ("Ann Li. |Born in Los Angeles, California .", {"Born": 1, "Los": 10, "Angeles": 1, "California": 60}),
     ("Ann Li. |Ann Li was born in Paris, Texas, America .", {"Paris": 60, "Texas": 10, "America": 1}),
@@ -34,10 +33,8 @@ BIOGRAPHIES = [
     ("Ann Li. |New-Age singers liked Ann, and Bo did .", {"New": 1, "Age": 60, "Bo": 1}),
     ("Ann Li. |Ann was born in Li, Rome .", {"Rome": 60}),  # words of the title are not new
     ("Ann Li. |Ann Li was born in Rome. Rome wept, She left Oslo .", {"Rome": 60, "She": 1, "Oslo": 1}),
-    ("Ann Li. |Ann Li liked McKay's X2 in Oslo .", {"McKay": 1, "X2": 1, "Oslo": 60}),
     ("J. R. Roe. |J. R. Roe was born in Rome .", {"Rome": 60}),  # initials do not end a title
     ("Ann Li. |Ann Li was born in 1822 and died in May .", {}),
-    ("|nothing here is written large", {}),
     ("|Born in Rome", {"Born": 1, "Rome": 60}),  # no title
 ]
 
@@ -113,7 +110,7 @@ def test_spans_are_a_quarter_at_every_length(aim, people):
 
 def test_short_documents():
     """A document under 4 characters is used whole; a longer one is truncated to 4 characters or more."""
-    for document in ("a", "Abc", "Abcd", "In Rome", "Ann Li. In Oslo or Pisa"):
+    for document in ("a", "Abcd", "Ann Li. In Oslo or Pisa"):
         data = spans([document], Aim())
         parts = [(prefix + span + suffix, span) for prefix, suffix, span in (draw(data) for _ in range(3000))]
         assert all(span and document.startswith(whole) for whole, span in parts)
@@ -183,10 +180,9 @@ def test_facts_that_are_far_or_do_not_fit():
     assert {span for *_, span in excerpts(Cut(), far, count=100)} == {"Rome"}
     long = "Ann Li. Born in Rome and " + "X" * 40 + " ."
     assert {span for *_, span in excerpts(Cut(first_place=60.0), long, block=48, count=500)} == {"Born", "Rome"}
-    for document in ("nothing here is written large", "Ann Li. Ann " + "X" * 60):
-        data = Excerpts(CharCorruptionDataset(document, 48), Cut())
-        parts = (draw(data) for _ in range(50))
-        assert all(document.startswith(prefix + span + suffix) for prefix, suffix, span in parts)
+    plain = Excerpts(CharCorruptionDataset("nothing here is written large", 48), Cut())
+    parts = (draw(plain) for _ in range(50))
+    assert all(plain.data[0].startswith(prefix + span + suffix) for prefix, suffix, span in parts)
 
 
 def test_together_is_its_parts():

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from helpers import SRC, Program, Result, invent_people, same
+from helpers import SRC, Program, Result, invent_people, same, scalars
 
 # 43 documents in batches of 6: the last batch of an epoch has one row, so the second process has none.
 PEOPLE = invent_people(42, unseen=6)
@@ -63,17 +62,12 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     return max(float((one[k] - other[k]).norm() / one[k].norm().clamp(min=1e-3)) for k in one)
 
 
-def losses(folder: Path) -> list[float]:
-    """The losses of all steps, from TensorBoard's log."""
-    (log,) = {path.parent for path in folder.rglob("events.out.tfevents.*")}
-    return [event.value for event in EventAccumulator(str(log)).Reload().Scalars("train/loss")]
-
-
 def test_two_processes_train_what_one_trains(place: Program):
     """Losses of 20 steps agree to 1e-4, parameters to 5e-3, with unequal numbers of targets per process."""
-    one, two = losses(place.folder / "one"), losses(place.folder / "two")
-    assert len(one) == len(two) == 4 * 8
-    assert max(abs(a - b) for a, b in zip(one[:20], two[:20], strict=True)) < 1e-4
+    (one,), (two,) = ((place.folder / name).glob("*/*") for name in ("one", "two"))
+    first, second = (scalars(folder)["train/loss"] for folder in (one, two))
+    assert len(first) == len(second) == 4 * 8
+    assert max(abs(a - b) for (_, a), (_, b) in zip(first[:20], second[:20], strict=True)) < 1e-4
     assert distance(params(place, "one.params"), params(place, "two.params")) < 5e-3
 
 
