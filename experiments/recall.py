@@ -97,30 +97,30 @@ def train(args: argparse.Namespace) -> None:
 
 
 class Places(CharCorruptionDataset):
-    """For each dev person whose place stands in its document: the document up to the place, which is asked for.
+    """For each dev person whose place stands in its document: the title, and the place, which is asked for.
 
-    The loss is on the place alone. (The example is one that `CharCorruptionDataset` might draw.)
+    All between is the span that was cut out, the document ends with the place, and the loss is on the place alone: so
+    it is low only if the name alone recalls the place.
     """
 
     def __init__(self, documents: CharCorruptionDataset, people: dict[str, str]):
         vars(self).update(vars(documents))
-        self.asked = []  # (document, start, end) of a place
+        self.asked = []  # (title, place)
         for name, place in people.items():
-            for document in documents.data:
-                start = document.find(place, len(name) + 2)
-                if document.startswith(f"{name}. ") and 0 <= start <= self.longest - len(place):
-                    self.asked.append((document, start, start + len(place)))
+            title = f"{name}. "
+            if any(document.startswith(title) and place in document[len(title) :] for document in documents.data):
+                self.asked.append((title, place))
 
     def __len__(self) -> int:
         return len(self.asked)
 
     def __getitem__(self, idx: int) -> tuple[Tensor, Tensor]:
         """(x, y), each a LongTensor of block_size."""
-        document, start, end = self.asked[idx]
-        before, place = document[:start] + 2 * MASK_CHAR, document[start:end]
-        ids = encode((before + place + MASK_CHAR).ljust(self.block_size + 1, PAD_CHAR), self.stoi)
+        title, place = self.asked[idx]
+        start, end = len(title) + 1, len(title) + 1 + len(place)
+        ids = encode((title + MASK_CHAR + place).ljust(self.block_size + 1, PAD_CHAR), self.stoi)
         y = torch.zeros_like(ids)
-        y[len(before) : len(before) + len(place)] = ids[len(before) : len(before) + len(place)]
+        y[start:end] = ids[start:end]
         return ids[:-1], y[1:]
 
 

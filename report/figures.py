@@ -270,6 +270,28 @@ def exposures(folder: Path, data: str | None = None) -> Figure | None:
     return figure
 
 
+def learning(folder: Path) -> Figure | None:
+    """What a pretraining has learned after each epoch: the loss on birthplaces, with and without the curriculum."""
+    runs = tables.grouped(rows.read("learning", folder), *rows.TRAINED, "epochs")
+    if not runs:
+        return None
+    run = max(runs, key=lambda run: (run["change"].nunique(), run["date"].max()))
+    title = f"{rows.about_data(run)}, " + "{variant}, recipe {recipe}, seed {seed}, {epochs:.0f} epochs".format(
+        **run.iloc[0]
+    )
+    x, y = "characters trained on, millions", "loss on dev people's places, nats a character"
+    figure, (axes,) = panels([""], x, y, title, 3.2)
+    for change, epochs in run.groupby("change"):
+        axes.plot(epochs["tokens"] / 1e6, epochs["place_loss"], marker="o", label=change)
+    whole = run[(run["change"] == "as it is") & (run["epoch"] == run["epochs"] // 2)]
+    for tokens in whole["tokens"] / 1e6:
+        axes.axvline(tokens, color=GREY, linewidth=1)
+        note(axes, "as it is: all documents from here on", (tokens, axes.get_ylim()[1]), (4, -10), color=GREY)
+    axes.set_ylim(0, None)
+    legend(figure)
+    return figure
+
+
 def losses(folder: Path) -> Figure | None:
     """Losses of the handout's recipe by steps: those of two students, and ours."""
     found = rows.read("losses", folder)
@@ -389,7 +411,7 @@ def loss_curve(found: pd.DataFrame) -> Figure:
 
 # ---------------------------------------------------------------- all of the results
 
-FIGURES = (ablation, curve, exposures, losses, positions, analysis, sensitivity)
+FIGURES = (ablation, curve, learning, exposures, losses, positions, analysis, sensitivity)
 
 
 def draw(folder: Path, data: str = "own", recipe: str = MAIN_RECIPE) -> None:

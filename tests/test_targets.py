@@ -49,7 +49,7 @@ def test_what_is_asked_for(document, wanted):
 
 
 AIMS = sorted({recipe.spans for recipe in RECIPES.values() if isinstance(recipe.spans, Aim)}, key=str)
-EXTREMES = [Aim(one_word=1.0), Aim(one_word=1.0, first_place=1e9, from_start=0.0), Aim(one_word=0.0, from_start=1.0)]
+EXTREMES = [Aim(first_place=1e9), Aim(first_place=1.0, other_place=1.0)]
 
 
 def spans(documents: list[str], aim: Aim) -> Spans:
@@ -118,13 +118,17 @@ def test_short_documents():
 
 
 def test_spans_lie_at_new_words():
-    """Half of the spans are new words, as often as their weights say; a quarter of the others start the document."""
+    """A span is a new word, or lies between the title and one; in both cases each word comes as its weight says."""
     data = spans([PERSON], Aim(first_place=4.0, other_place=2.0, cut_behind=1.0, nearness=0.0))  # uncut
-    seen = Counter((len(prefix), span) for prefix, _, span in (draw(data) for _ in range(4000)))
-    for name, weight in {"Bonn": 4, "Rome": 2, "McKay": 1, "X2": 1}.items():
-        assert seen[PERSON.index(name), name] / 4000 == pytest.approx(0.5 * weight / 8, abs=0.03)
-    assert sum(n for (start, _), n in seen.items() if start == 0) / 4000 == pytest.approx(0.125, abs=0.03)
-    assert {start for start, _ in seen} >= set(range(20))
+    seen = Counter((prefix, span) for prefix, _, span in (draw(data) for _ in range(4000)))
+    weights = {"Bonn": 4, "Rome": 2, "McKay": 1, "X2": 1}
+    before = {name: PERSON[: PERSON.index(name)] for name in weights}
+    alone = {name: seen.pop((before[name], name)) for name in weights}
+    behind = {name: seen.pop((TITLE, before[name][11:])) for name in weights}
+    assert not seen
+    for counts in (alone, behind):
+        shares = {name: n / sum(counts.values()) for name, n in counts.items()}
+        assert shares == pytest.approx({name: weight / 8 for name, weight in weights.items()}, abs=0.04)
 
 
 def test_where_documents_are_cut():

@@ -27,7 +27,7 @@ class Phase:
     dropout: float | None = None
     muon_lr: float | None = None  # peak rate of Muon, for the matrices in the blocks; None: AdamW for everything
     decay_shape: str | None = None  # of the learning rate, which then decays until the end of the run
-    few: int | None = None  # documents that the first half of the epochs is made of (see `batches.Batches`)
+    few: int | None = None  # documents that the first third of the epochs is made of (see `batches.Batches`)
     with_documents: bool = False  # finetuning also trains on every document once per epoch, corrupted as before
 
 
@@ -44,17 +44,19 @@ class Recipe:
 
 
 # Muon for the matrices (AdamW for the rest) needs far fewer epochs than AdamW alone. Dropout would slow memorization.
-PRETRAIN = Phase(max_epochs=40, batch_size=32, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear")
+PRETRAIN = Phase(
+    max_epochs=24, batch_size=32, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear", few=500
+)
 # Finetuning teaches the form of a question. It keeps training on the documents, or the model would forget them.
 FINETUNE = Phase(
-    max_epochs=8, batch_size=64, learning_rate=1e-3, dropout=0.0, decay_shape="linear", with_documents=True
+    max_epochs=3, batch_size=64, learning_rate=1e-3, dropout=0.0, decay_shape="linear", with_documents=True
 )
 # The control without pretraining: five epochs over the pairs are enough to learn to spell places.
-SCRATCH = replace(PRETRAIN, max_epochs=5, batch_size=64)
+SCRATCH = replace(PRETRAIN, max_epochs=5, batch_size=64, few=None)
 
 RECIPES = {
     "handout": Recipe("the handout's hyperparameters (650 epochs)"),
-    # Documents that end soon after the place resemble a question, and are short.
+    # Documents that end soon after the place are short; with the text before it cut out, they resemble a question.
     "fast": Recipe(
         "keeps part (e)'s letter, with its own optimizer, rates, spans and finetuning; minutes on a CPU",
         PRETRAIN,
@@ -71,7 +73,7 @@ RECIPES = {
     ),
     "excerpts": Recipe(
         "does not keep part (e): a title and a few characters around one word, which is asked for",
-        replace(PRETRAIN, max_epochs=40, muon_lr=0.01),
+        replace(PRETRAIN, max_epochs=40, muon_lr=0.01, few=None),
         replace(FINETUNE, max_epochs=4, learning_rate=3e-4),
         SCRATCH,
         Cut(),
@@ -136,7 +138,7 @@ def apply(
     elif phase.with_documents:
         dataset = Together(dataset, corrupted)
     if phase.few is not None:
-        config = replace(config, few=phase.few, few_epochs=config.max_epochs // 2)
+        config = replace(config, few=phase.few, few_epochs=config.max_epochs // 3)
     if phase.decay_shape is not None:
         positions = len(dataset) * len(dataset[0][0]) * config.max_epochs  # the decay ends with the run
         config = replace(config, decay_shape=phase.decay_shape, final_tokens=positions)

@@ -65,27 +65,31 @@ def new_words(document: str, first_place: float, other_place: float) -> tuple[in
     return title, [(word.start(), len(word.group())) for word in new], weights
 
 
+def first_place(document: str, longest: int) -> tuple[int, int, int] | None:
+    """The length of a document's title, and (start, length) of the first place within so many characters.
+
+    Without a place, of the first new word; None if there is neither, or if it follows the title at once.
+    """
+    title, words, weights = new_words(document, first_place=3.0, other_place=2.0)
+    within = [(weight, word) for weight, word in zip(weights, words, strict=True) if sum(word) <= longest]
+    _, (start, length) = max(within, key=lambda found: found[0], default=(0, (0, 0)))
+    return (title, start, length) if start > title else None
+
+
 @dataclass(frozen=True)
 class Aim:
-    """Where spans lie and where documents are cut, within the letter of part (e).
+    """Where documents are cut and what is asked for, within the letter of part (e).
 
     Attributes:
-        one_word: share of the spans that are one new word (smaller where a quarter could not be reached otherwise). The
-            other spans have such lengths that a quarter of the document is cut out on average.
-        first_place, other_place: the weight of a place among the new words; any other word has 1.
-        from_start: share of the other spans that begin with the document: then the name comes after the text, and is
-            met at other positions than the first, as in a question.
-        cut_behind: share of the documents that are cut soon after a place; the others are cut anywhere.
+        cut_behind: share of the documents that are cut soon after their place; the others are cut anywhere.
         nearness: how soon: at the share u**nearness of the remaining text, u uniform.
+        spans_at_place: False for the handout's spans, which lie anywhere.
         last_mask: whether an example ends with a third MASK, which the handout leaves open.
     """
 
-    one_word: float = 0.5
-    first_place: float = 60.0
-    other_place: float = 10.0
-    from_start: float = 0.25
     cut_behind: float = 0.9
     nearness: float = 4.0
+    spans_at_place: bool = True
     last_mask: bool = True
 
 
@@ -97,44 +101,32 @@ class Spans(CharCorruptionDataset):
         self.aim = aim
         self.has_last_mask = aim.last_mask
 
-    def targets(self, document: str, longest: int) -> tuple[list[tuple[int, int]], list[float]]:
-        """(start, length) and weight of each new word that ends within the first `longest` characters."""
-        _, words, weights = new_words(document, self.aim.first_place, self.aim.other_place)
-        fitting = [(w, weight) for w, weight in zip(words, weights, strict=True) if sum(w) <= longest]
-        return [w for w, _ in fitting], [weight for _, weight in fitting]
-
     def truncate(self, document: str) -> str:
-        """Each length of 4 .. block_size * 7/8 is possible; the likeliest end soon after a place."""
+        """Each length of 4 .. block_size * 7/8 is possible; the likeliest end soon after the place."""
         is_cut_behind = random.random() < self.aim.cut_behind
-        words, weights = self.targets(document, self.longest)
-        if not is_cut_behind or not words:
+        found = first_place(document, self.longest)
+        if not is_cut_behind or not found:
             return super().truncate(document)
-        end = sum(random.choices(words, weights)[0])
-        rest = min(len(document), self.longest) - end
-        length = max(4, end + int((rest + 1) * random.random() ** self.aim.nearness))
-        return document[:length]
+        _, start, length = found
+        rest = min(len(document), self.longest) - (start + length)
+        return document[: max(4, start + length + int((rest + 1) * random.random() ** self.aim.nearness))]
 
     def choose_span(self, document: str) -> tuple[int, int]:
-        """A new word, or a span of such a length that a quarter of the n characters is cut out on average.
+        """The place, or all that stands between the title and the place; a quarter is cut out on average.
 
-        The rest of a word that was cut through counts as a word.
+        With all between cut out, the name alone stands before the place ("Ann Li. MASK Rome MASK Ann Li was born in "),
+        as in a question. Where no shares of the two make a quarter, the span is the handout's.
         """
-        n = len(document)
-        words, weights = self.targets(document, n)
-        if not words or n < 4:
+        found = first_place(document, len(document))
+        if not self.aim.spans_at_place or not found:
             return super().choose_span(document)
-        # The mean of q word + (1 - q) other is n/4; other can be 1 .. n/2 on average, which bounds q.
-        word = sum(length * weight for (_, length), weight in zip(words, weights, strict=True)) / sum(weights)
-        q = self.aim.one_word
-        if word > 1:
-            q = min(q, (n / 4 - 1) / (word - 1))
-        if word < n / 2:
-            q = min(q, (n / 4) / (n / 2 - word))
-        if random.random() < q:
-            return random.choices(words, weights)[0]
-        twice = int(2 * (n / 4 - q * word) / (1 - q) + random.random())  # twice the mean, a coin rounds
-        length = random.randint(max(1, twice - n), max(1, min(n, twice - 1)))
-        return 0 if random.random() < self.aim.from_start else random.randint(0, n - length), length
+        title, start, length = found
+        quarter, between = len(document) / 4, start - title
+        if not length < quarter < between:
+            return super().choose_span(document)
+        if random.random() < (quarter - length) / (between - length):
+            return title, between
+        return start, length
 
 
 @dataclass(frozen=True)
