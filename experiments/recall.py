@@ -50,7 +50,7 @@ ABLATIONS = {
     "finetuning on the pairs alone": ["finetune.with_documents=False"],
     "uniform lengths and spans": ["spans=None"],
     "cut anywhere": ["spans.cut_behind=0"],
-    "spans anywhere": ["spans.one_word=0", "spans.from_start=0"],
+    "spans anywhere": ["spans.spans_at_place=False"],
     "no third MASK": ["spans.last_mask=False"],
 }
 SMOOTHED = 230  # each loss is the mean of the steps around it, half of them before
@@ -180,8 +180,7 @@ def times_asked(settings: dict, documents: CharCorruptionDataset, people: dict[s
     number = {name: i for i, line in enumerate(documents.data) for name in people if line.startswith(f"{name}. ")}
     if missing := sorted(set(people) - set(number)):
         raise UserError(f"the corpus has no document whose title is {missing[0]!r}; name the right one with --data")
-    config = TrainerConfig(max_epochs=settings["max_epochs"], seed=settings["seed"])
-    examples, config, _ = apply(recipe.pretrain, recipe.spans, documents, documents, config)
+    examples, _, _ = apply(recipe.pretrain, recipe.spans, documents, documents, TrainerConfig())
     name_of, asked = {i: name for name, i in number.items()}, dict.fromkeys(people, 0)
 
     class Counted(Dataset):
@@ -197,8 +196,8 @@ def times_asked(settings: dict, documents: CharCorruptionDataset, people: dict[s
                 asked[name] += stands_in(people[name], span)
             return x, y
 
-    batches = Batches(Counted(), config.seed, config.few, config.few_epochs)
-    for epoch in range(config.max_epochs):
+    batches = Batches(Counted(), settings["seed"], settings["few"], settings["few_epochs"])
+    for epoch in range(settings["max_epochs"]):
         _ = batches[epoch, list(range(len(examples)))]
     return asked
 

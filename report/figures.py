@@ -283,7 +283,7 @@ def learning(folder: Path) -> Figure | None:
     figure, (axes,) = panels([""], x, y, title, 3.2)
     for change, epochs in run.groupby("change"):
         axes.plot(epochs["tokens"] / 1e6, epochs["place_loss"], marker="o", label=change)
-    whole = run[(run["change"] == "as it is") & (run["epoch"] == run["epochs"] // 2)]
+    whole = run[(run["change"] == "as it is") & (run["epoch"] == run["epochs"] // 3)]
     for tokens in whole["tokens"] / 1e6:
         axes.axvline(tokens, color=GREY, linewidth=1)
         note(axes, "as it is: all documents from here on", (tokens, axes.get_ylim()[1]), (4, -10), color=GREY)

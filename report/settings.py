@@ -59,7 +59,8 @@ def line(trainer: Trainer) -> dict[str, str]:
     epoch = len(examples) * len(examples[0][0])  # positions
     return {
         "examples": f"{len(examples):,}",
-        "epochs": f"{config.max_epochs}",
+        "epochs": f"{config.max_epochs}"
+        + (f", first {config.few_epochs} on {config.few}" if config.few_epochs else ""),
         "batch": f"{config.batch_size}",
         "steps": f"{trainer.total_steps:,}",
         "AdamW": f"{peaks['AdamW']:g}",

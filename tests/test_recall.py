@@ -23,7 +23,8 @@ def drawn(recipe, epochs: int = 5) -> list[list[str]]:
     """The examples x of a pretraining by a recipe, in the order of the training, split at the masks."""
     documents = CharCorruptionDataset(DOCUMENTS, 128)
     data, _, _ = apply(recipe.pretrain, recipe.spans, documents, documents, TrainerConfig())
-    batches = Trainer(tiny_model(), data, None, TrainerConfig(max_epochs=epochs, batch_size=3, seed=5)).batches()
+    config = TrainerConfig(max_epochs=epochs, batch_size=3, seed=5, few=2, few_epochs=3)
+    batches = Trainer(tiny_model(), data, None, config).batches()
     examples = [ids for x, _ in batches for ids in x.tolist()]
     return ["".join(documents.itos[i] for i in ids).rstrip(PAD_CHAR).split(MASK_CHAR) for ids in examples]
 
@@ -47,7 +48,7 @@ def test_a_change_that_the_recipe_does_not_know_is_refused(change: str):
 @pytest.mark.parametrize("recipe", ["fast", "handout", "excerpts"])
 def test_exposures_are_what_the_training_drew(recipe: str):
     """Counted from the settings alone. Bug: a title with a stop of its own ("Jr..") was not found."""
-    settings = {"seed": 5, "max_epochs": 40, "recipe": recipe, "spans": None}
+    settings = {"seed": 5, "max_epochs": 40, "recipe": recipe, "spans": None, "few": 2, "few_epochs": 3}
     if spans := RECIPES[recipe].spans:
         settings["spans"] = str(spans)
     expected = dict.fromkeys(PEOPLE, 0)
@@ -67,7 +68,7 @@ def test_trainings_and_their_rows(tmp_path: Path, capsys):
     out = ["--out", str(tmp_path / "out"), "--device", "cpu"]
     for words in (["curve"], ["ablation", "--change", "no third MASK"], ["curve"]):
         assert recall.main([*words, "--seed", "3", "--epochs", "2", *common, *out]) == 0
-    assert capsys.readouterr().out.endswith("has its row\n")
+    assert capsys.readouterr().out.endswith("has its rows\n")
     (curve,) = rows.read("curve", tmp_path).to_dict("records")
     (ablation,) = rows.read("ablation", tmp_path).to_dict("records")
     told = {"data": "mine", "variant": "rope", "recipe": "fast", "seed": 3, "epochs": 2, "n": 4}
@@ -82,6 +83,28 @@ def test_trainings_and_their_rows(tmp_path: Path, capsys):
     for folder, reason in ((bare, "train it again"), (tmp_path, "holds no parameters of a pretraining")):
         with pytest.raises(UserError, match=reason):
             recall.main(["exposures", str(folder), *common])
+
+
+def test_learning_is_measured_after_every_epoch(tmp_path: Path, capsys):
+    """A row an epoch, with the loss on the places of dev people; a training that has its rows is not repeated."""
+    write_data(tmp_path, invent_people(16, 4))
+    words = ["learning", "--epochs", "3", "--data", str(tmp_path), "--data_name", "mine", "--results", str(tmp_path)]
+    for _ in range(2):
+        assert recall.main([*words, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.endswith("has its rows\n")
+    found = rows.read("learning", tmp_path)
+    assert found["epoch"].tolist() == [1, 2, 3] and found["tokens"].is_monotonic_increasing
+    assert set(found["change"]) == {"as it is"} and (found["place_loss"].diff()[1:] < 0).all()
+
+
+def test_a_place_is_asked_for_behind_the_name_alone():
+    """Of the dev people with their place in their own document; only the characters of the place are targets."""
+    documents = CharCorruptionDataset(DOCUMENTS, 128)
+    places = recall.Places(documents, PEOPLE | {"Ann Li": "Oslo", "Ed Ox": "Rome"})
+    for (x, y), (name, place) in zip([places[i] for i in range(len(places))], list(PEOPLE.items())[1:], strict=True):
+        asked, told = ["".join(documents.itos[i] for i in ids.tolist()) for ids in (x, y)]
+        assert asked == f"{name}. {MASK_CHAR}{place}".ljust(128, PAD_CHAR)
+        assert told == (PAD_CHAR * (len(name) + 2) + place).ljust(128, PAD_CHAR)
 
 
 def test_losses_are_smoothed_over_the_steps_around(tmp_path: Path):

@@ -49,7 +49,7 @@ def test_what_is_asked_for(document, wanted):
 
 
 AIMS = sorted({recipe.spans for recipe in RECIPES.values() if isinstance(recipe.spans, Aim)}, key=str)
-EXTREMES = [Aim(first_place=1e9), Aim(first_place=1.0, other_place=1.0)]
+EXTREMES = [Aim(cut_behind=0.0), Aim(spans_at_place=False)]
 
 
 def spans(documents: list[str], aim: Aim) -> Spans:
@@ -111,31 +111,25 @@ def test_spans_are_a_quarter_at_every_length(aim, people):
 def test_short_documents():
     """A document under 4 characters is used whole; a longer one is truncated to 4 characters or more."""
     for document in ("a", "Abcd", "Ann Li. In Oslo or Pisa"):
-        data = spans([document], Aim())
+        data = spans([document], Aim(cut_behind=0.2))
         parts = [(prefix + span + suffix, span) for prefix, suffix, span in (draw(data) for _ in range(3000))]
         assert all(span and document.startswith(whole) for whole, span in parts)
         assert {len(whole) for whole, _ in parts} == set(range(min(4, len(document)), len(document) + 1))
 
 
-def test_spans_lie_at_new_words():
-    """A span is a new word, or lies between the title and one; in both cases each word comes as its weight says."""
-    data = spans([PERSON], Aim(first_place=4.0, other_place=2.0, cut_behind=1.0, nearness=0.0))  # uncut
-    seen = Counter((prefix, span) for prefix, _, span in (draw(data) for _ in range(4000)))
-    weights = {"Bonn": 4, "Rome": 2, "McKay": 1, "X2": 1}
-    before = {name: PERSON[: PERSON.index(name)] for name in weights}
-    alone = {name: seen.pop((before[name], name)) for name in weights}
-    behind = {name: seen.pop((TITLE, before[name][11:])) for name in weights}
-    assert not seen
-    for counts in (alone, behind):
-        shares = {name: n / sum(counts.values()) for name, n in counts.items()}
-        assert shares == pytest.approx({name: weight / 8 for name, weight in weights.items()}, abs=0.04)
+@pytest.mark.parametrize("end", [40, 60])
+def test_spans_are_the_place_or_all_before_it(end: int):
+    """Of a document with room for both, each span is one of the two, and the mean is a quarter of the document."""
+    document, data = PERSON[:end], spans([PERSON], Aim())
+    counts = Counter(data.choose_span(document) for _ in range(4000))
+    assert counts.keys() == {(33, 4), (11, 22)} and PERSON[33:37] == "Bonn"
+    assert sum(length * n for (_, length), n in counts.items()) / 4000 == pytest.approx(end / 4, abs=0.6)
 
 
 def test_where_documents_are_cut():
     """Soon after a place (u**4 of the rest is kept, a fifth on average), or anywhere."""
     long = PERSON + " and so on" * 10
-    behind = {"cut_behind": 1.0, "first_place": 1e9}  # the first place ends at 37
-    wanted = [({"cut_behind": 0.0}, (4, 58)), (behind, (37, 37 + (112 - 37) / 5))]
+    wanted = [({"cut_behind": 0.0}, (4, 58)), ({"cut_behind": 1.0}, (37, 37 + (112 - 37) / 5))]  # Bonn ends at 37
     for changes, shortest_and_mean in wanted:
         data = spans([long], Aim(**changes))
         lengths = [len(data.truncate(long)) for _ in range(4000)]
