@@ -10,7 +10,6 @@ results/analysis*.csv. They hold every question, so those about other people's d
 import argparse
 import random
 import re
-import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -78,12 +77,12 @@ def auroc(confidence: np.ndarray, right: np.ndarray) -> float:
 
 
 def auroc_interval(confidence: np.ndarray, right: np.ndarray) -> dict[str, float]:
-    """AUROC with its 95 % interval (bootstrap percentiles), as columns; none where it has no value."""
-    if np.isnan(value := auroc(confidence, right)):
-        return {}
+    """AUROC with its 95 % interval (bootstrap percentiles), as columns; NaN where it has no value."""
     resamples = np.random.default_rng(0).integers(0, len(right), (TIMES, len(right)))
-    low, high = np.nanpercentile([auroc(confidence[i], right[i]) for i in resamples], [2.5, 97.5])
-    return {"auroc": round(value, 4), "auroc_low": round(low, 4), "auroc_high": round(high, 4)}
+    found = auroc(confidence, right), np.nan, np.nan
+    if not np.isnan(found[0]):
+        found = found[0], *np.nanpercentile([auroc(confidence[i], right[i]) for i in resamples], [2.5, 97.5])
+    return dict(zip(("auroc", "auroc_low", "auroc_high"), np.round(found, 4), strict=True))
 
 
 def bins(confidence: np.ndarray, right: np.ndarray, count: int = 10) -> list[dict]:
@@ -193,36 +192,35 @@ def about_dev(
 ) -> dict[str, list[dict]]:
     """Rows about the dev questions, by table."""
     answers, confidences = ask(model, documents, [*dev], "birth_dev.tsv")
-    right = np.array([answer == place for answer, place in zip(answers, dev.values(), strict=True)])
-    questions = []
-    for (name, truth), answer, confidence in zip(dev.items(), answers, confidences, strict=True):
-        own = "\n".join(document for document in documents.data if document.startswith(f"{name}. "))
-        where = {"in_document": stands_in(answer, own), "in_train": answer in train.values()}
-        one = {"name": name, "truth": truth, "answer": answer, "right": answer == truth}
-        questions.append(one | where | {"confidence": round(float(confidence), 4)})
+    asked = pd.DataFrame({"name": [*dev], "truth": [*dev.values()], "answer": answers})
+    right = (asked["answer"] == asked["truth"]).to_numpy()
+    own = {name: "\n".join(line for line in documents.data if line.startswith(f"{name}. ")) for name in dev}
+    asked["right"] = right
+    asked["in_document"] = [stands_in(answer, own[name]) for name, answer in zip(dev, answers, strict=True)]
+    asked["in_train"] = asked["answer"].isin(train.values())
+    asked["confidence"] = confidences.round(4)
     accuracies, parts = accuracy_by_coverage(confidences, right), bins(confidences, right)
-    row = {"n": len(right), "right": int(right.sum()), "ece": round(calibration_error(parts), 4)}
+    row = {"n": len(right), "right": right.sum(), "ece": round(calibration_error(parts), 4)}
     row["coverage_at_90"] = round(largest_coverage(accuracies, 0.9), 4)
-    answered = {percent: max(1, round(len(right) * percent / 100)) for percent in range(5, 101, 5)}
+    coverage = pd.DataFrame({"percent": range(5, 101, 5)})
+    coverage["n"] = (len(right) * coverage["percent"] / 100).round().clip(lower=1).astype(int)
+    coverage["share"] = accuracies[coverage["n"] - 1].round(4)
     return {
         "analysis": [row | auroc_interval(confidences, right)],
-        "analysis_questions": questions,
-        "analysis_bins": [part | {"confidence": round(part["confidence"], 4)} for part in parts],
-        "analysis_coverage": [
-            {"percent": percent, "n": n, "share": round(float(accuracies[n - 1]), 4)} for percent, n in answered.items()
-        ],
+        "analysis_questions": asked.to_dict("records"),
+        "analysis_bins": pd.DataFrame(parts).round(4).to_dict("records"),
+        "analysis_coverage": coverage.to_dict("records"),
     }
 
 
 def about_nobody(
-    model: GPT, documents: CharCorruptionDataset, train: dict[str, str], invented: pd.DataFrame, mixed: Sequence[str]
+    model: GPT, documents: CharCorruptionDataset, train: dict[str, str], invented: Sequence[str], mixed: Sequence[str]
 ) -> dict[str, list[dict]]:
     """Rows about people who do not exist, by table."""
-    answers, confidences = ask(model, documents, invented["name"].tolist(), INVENTED.name)
-    guesses, _ = ask(model, documents, mixed, "the mixed names")
-    asked = invented.assign(answer=answers, confidence=confidences.round(4))
+    answers = run.answer(model, documents, [ask_about(name, ORIGINAL) for name in (*invented, *mixed)], "the names")
+    asked, guesses = pd.DataFrame({"name": invented, "answer": answers[: len(invented)]}), answers[len(invented) :]
     return {
-        "analysis": [{"invented_n": len(asked), "invented_in_train": int(asked["answer"].isin(train.values()).sum())}],
+        "analysis": [{"invented_n": len(asked), "invented_in_train": asked["answer"].isin(train.values()).sum()}],
         "analysis_invented": asked.to_dict("records"),
         "analysis_namesakes": [
             {"people": "mixed", "same": same, **namesakes(train, mixed, guesses, word)}
@@ -237,32 +235,28 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=rows.ROOT, help="of the parameters (default: the project)")
     parser.add_argument("--device", default="auto", help="default: %(default)s")
     args = parser.parse_args(argv)
-    found = rows.data_name(args.data)
-    data_name = args.data_name or found
-    if found != "own" and args.results.resolve() == rows.RESULTS:
+    if args.results.resolve() == rows.RESULTS and rows.data_name(args.data) != "own":
         raise UserError("--results: is needed, since rows about other people's data hold their questions")
     corpus, device = read_text(args.data / "wiki.txt"), pick_device(args.device)
     documents = CharCorruptionDataset(corpus, options.SIZE["block_size"], str(args.data / "wiki.txt"))
     train, dev = (read_places(args.data / name) for name in ("birth_places_train.tsv", "birth_dev.tsv"))
     test = names_in(read_text(args.data / "birth_test_inputs.tsv"), str(args.data / "birth_test_inputs.tsv"))
     mixed = mixed_names(train, [*train, *dev, *test])
-    invented = pd.read_csv(INVENTED, sep="\t", names=["language", "name"])
-    invented = invented[[name not in corpus for name in invented["name"]]]
+    invented = pd.read_csv(INVENTED, sep="\t", names=["language", "name"])["name"]
+    invented = [name for name in invented if name not in corpus]
     loaded = [load(args.folder / file, *kind, args.data, documents) for _, file, *kind in MODELS]
-    command = "python experiments/confidence.py"
-    command += "" if found == "own" else f" --data FOLDER --data_name {shlex.quote(data_name)}"
     for (name, file, variant, is_pretrained), (model, stamp) in zip(MODELS, loaded, strict=True):
         print(f"asking {args.folder / file}", flush=True)
         settings, model = stamp["settings"], model.to(device)
-        made = {"hardware": stamp["hardware"], "precision": settings["precision"]}
-        run_of = rows.provenance(command, data_name, fingerprint(corpus), settings["seed"], **made)
-        run_of |= {"variant": variant, "recipe": settings["recipe"], "model": name}
+        machine = {"hardware": stamp["hardware"], "precision": settings["precision"]}
+        made = rows.provenance_of(args, "python experiments/confidence.py", settings["seed"], **machine)
+        made |= {"variant": variant, "recipe": settings["recipe"], "model": name}
         tables = about_dev(model, documents, train, dev)
         if is_pretrained:
             more = about_nobody(model, documents, train, invented, mixed)
             tables |= more | {"analysis": [tables["analysis"][0] | more["analysis"][0]]}
         for table, lines in tables.items():
-            print(rows.add(table, [run_of | line for line in lines], args.results))
+            print(rows.add(table, [made | line for line in lines], args.results))
     return 0
 
 

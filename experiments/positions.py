@@ -13,15 +13,12 @@ Each model adds rows to results/positions.csv; one that has them is skipped.
 """
 
 import argparse
-import random
-import shlex
 import sys
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from attention import precompute_rotary_emb
@@ -31,7 +28,7 @@ from engine.machine import hardware, pick_device, pick_precision
 from model import GPT, GPTConfig
 from report import rows
 from trainer import Trainer, TrainerConfig
-from utils import UserError, cli, fingerprint, read_text, set_seed
+from utils import UserError, cli, read_text, set_seed
 
 KINDS = ("learned", "sinusoidal", "rope", "none")
 TRAINED, LONGEST, BIN = 64, 256, 8  # positions: trained, measured, per bin
@@ -73,22 +70,6 @@ class PositionsGPT(GPT):
 
 
 # ---------------------------------------------------------------- text, and the loss on it
-
-
-class Windows(Dataset):
-    """`count` windows of a text (N,) at random places: x of `length` characters, y one character later."""
-
-    def __init__(self, text: Tensor, length: int, count: int):
-        self.text, self.length, self.count = text, length, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, idx: int) -> tuple[Tensor, Tensor]:
-        """(x, y), each a LongTensor of `length`."""
-        start = random.randrange(len(self.text) - self.length)
-        row = self.text[start : start + self.length + 1]
-        return row[:-1], row[1:]
 
 
 def split(corpus: CharCorruptionDataset, source: str) -> tuple[Tensor, Tensor]:
@@ -137,6 +118,8 @@ def train(
     positions: str, seed: int, steps: int, texts: tuple[Tensor, Tensor], vocab_size: int, device: torch.device
 ) -> list[dict]:
     """Train a model and measure it: a row for each bin of positions."""
+    places = torch.randint(len(texts[0]) - TRAINED, (steps * BATCH,), generator=torch.Generator().manual_seed(seed))
+    windows = [texts[0][i : i + TRAINED + 1] for i in places]
     set_seed(seed)  # models of one seed begin with the same random numbers, and see the same windows
     block = TRAINED if positions == "learned" else LONGEST  # learned positions end with the trained ones
     model = PositionsGPT(GPTConfig(vocab_size, block, **SIZE), positions)
@@ -152,7 +135,7 @@ def train(
             seed=seed,
             callbacks=[Progress(bar)],
         )
-        Trainer(model, Windows(texts[0], TRAINED, steps * BATCH), None, config, device).train()
+        Trainer(model, [(row[:-1], row[1:]) for row in windows], None, config, device).train()
     losses = loss_by_position(model, texts[1])
     return [{"first": BIN * i + 1, "last": BIN * (i + 1), "loss": round(loss, 4)} for i, loss in enumerate(losses)]
 
@@ -170,8 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.steps < 1:
         raise UserError(f"--steps {args.steps}: at least 1 is needed")
     source, device = args.data / "wiki.txt", pick_device(args.device)
-    corpus, data = read_text(source), args.data_name or rows.data_name(args.data)
-    documents = CharCorruptionDataset(corpus, TRAINED, str(source))
+    documents = CharCorruptionDataset(read_text(source), TRAINED, str(source))
     texts = split(documents, str(source))
     sizes = "{n_layer} layers, {n_head} heads, width {n_embd}".format(**SIZE)
     here = {"settings": f"{sizes}, {args.steps} steps of {BATCH} windows of {TRAINED}, rate {RATE}"}
@@ -179,13 +161,11 @@ def main(argv: list[str] | None = None) -> int:
     for seed in args.seeds:
         for positions in args.positions:
             run = {"positions": positions, "seed": seed}
-            if len(rows.select(rows.read("positions", args.results), corpus=fingerprint(corpus), **run, **here)):
+            command = f"python experiments/positions.py --positions {positions} --seeds {seed} --steps {args.steps}"
+            made = rows.provenance_of(args, command, **run, **here)
+            if len(rows.select(rows.read("positions", args.results), corpus=made["corpus"], **run, **here)):
                 print(f"{positions}, seed {seed}: has its rows")
                 continue
-            words = ["--positions", positions, "--seeds", str(seed), "--steps", str(args.steps)]
-            words += [] if data == "own" else ["--data", "FOLDER", "--data_name", data]
-            command = shlex.join(["python", "experiments/positions.py", *words])
-            made = rows.provenance(command, data, fingerprint(corpus), **run, **here)
             found = train(positions, seed, args.steps, texts, documents.vocab_size, device)
             print(f"{positions}, seed {seed}: loss {found[TRAINED // BIN - 1]['loss']} at the last trained positions")
             rows.add("positions", [made | row for row in found], args.results)

@@ -21,7 +21,7 @@ from engine.checkpoints import read_stamp
 from engine.recipes import MAIN_RECIPE
 from experiments.recall import logged
 from report import rows
-from utils import cli, fingerprint, read_text
+from utils import cli
 
 SIZES = {"4 layers of 256": (4, 8, 256), "6 layers of 384": (6, 8, 384), "8 layers of 512": (8, 8, 512)}
 COMPARED = 20  # losses
@@ -75,8 +75,7 @@ def proof(corpus: Path) -> dict[str, list[dict]]:
             "all parameters": float((whole - other).norm() / whole.norm()),
             "the worst matrix": max(float((one[n] - several[n]).norm() / one[n].norm()) for n in matrices),
         }
-        row = {"processes": processes, "step": len(losses)}
-        found += [row | {"tensor": name, "difference": value} for name, value in differences.items()]
+        found += [{"processes": processes, "tensor": name, "difference": value} for name, value in differences.items()]
     return {"processes_proof": found}
 
 
@@ -110,12 +109,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Training on several processes, on this CPU.", parents=[rows.flags()])
     parser.add_argument("what", choices=["proof", "cost"], help="whether it comes out the same, or what it costs")
     args = parser.parse_args(argv)
-    command, corpus = f"python experiments/processes.py {args.what}", args.data / "wiki.txt"
     cpu = f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
-    data = args.data_name or rows.data_name(args.data)
-    made = rows.provenance(command, data, fingerprint(read_text(corpus)), seed=0, hardware=cpu) | {"variant": "rope"}
-    for table, found in {"proof": proof, "cost": cost}[args.what](corpus).items():
-        print(rows.add(table, [made | row for row in found], args.results))
+    made = rows.provenance_of(args, f"python experiments/processes.py {args.what}", 0, hardware=cpu)
+    for table, found in {"proof": proof, "cost": cost}[args.what](args.data / "wiki.txt").items():
+        print(rows.add(table, [made | {"variant": "rope"} | row for row in found], args.results))
     return 0
 
 

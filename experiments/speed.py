@@ -24,7 +24,7 @@ from model import GPT, GPTConfig
 from report import rows
 from run import ANSWER_LENGTH
 from trainer import Callback, Trainer, TrainerConfig
-from utils import MASK_CHAR, cli, fingerprint, generate, read_pairs, read_text, sample, set_seed
+from utils import MASK_CHAR, cli, generate, read_pairs, read_text, sample, set_seed
 
 CPU = torch.device("cpu")
 BLOCK = 128
@@ -132,16 +132,10 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, and replace this machine's rows."""
     about = "The plain computation against the quick one, on this CPU."
     args = argparse.ArgumentParser(description=about, parents=[rows.flags()]).parse_args(argv)
-    corpus, quick = read_text(args.data / "wiki.txt"), suit(PLAIN, AS_RUN)
-    made = rows.provenance(
-        "python experiments/speed.py",
-        args.data_name or rows.data_name(args.data),
-        fingerprint(corpus),
-        seed=0,
-        hardware=hardware(CPU),
-        precision=quick.precision,
-    )
-    documents = CharCorruptionDataset(corpus, BLOCK)
+    quick = suit(PLAIN, AS_RUN)
+    machine = {"hardware": hardware(CPU), "precision": quick.precision}
+    made = rows.provenance_of(args, "python experiments/speed.py", 0, **machine)
+    documents = CharCorruptionDataset(read_text(args.data / "wiki.txt"), BLOCK)
     found = [measure_steps(documents, variant, quick) for variant in ("vanilla", "rope")]
     if quick.precision != "float32":
         found.append(measure_steps(documents, "rope", replace(quick, precision="float32")))

@@ -1,7 +1,7 @@
 """Tables of the experiments, made from their rows: TABLES names them all."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pandas as pd
 
 from engine.recipes import MAIN_RECIPE
 from report import rows
-from report.tables import COLUMNS, MEASURED, SEEDS, grouped, machine, percent, student, table
+from report.tables import MEASURED, SEEDS, grouped, machine, percent, shown, student, table
 
 # Losses of the handout's recipe in the public logs of two students (the course's data), each a mean over 230 steps.
 STEPS = (115, 460, 1150, 2300, 4600, 9200, 13800, 14949)
@@ -20,13 +20,18 @@ STUDENTS = {
     "vanilla": ((2.92, 2.55, 2.24, 1.48, 0.94, 0.62, 0.50, 0.494), (2.95, 2.59, 2.36, 1.53, 0.98, 0.66, 0.53, 0.525)),
 }
 TIMES_ASKED = (0, 1, 4, 8, 12, 16, 20, 25, 30, 40, 60, 100, 200, math.inf)  # limits of the ranges
-POSITIONS = ((33, 64), (65, 128), (129, 192), (193, 256))  # ranges, counted from 1
+POSITIONS = {"33 to 64": 64, "65 to 128": 128, "129 to 192": 192, "193 to 256": 256}  # ranges, and where they end
 
 
 def lines(found: pd.DataFrame, heads: str, line: str) -> pd.DataFrame:
     """A line for each row; cells are divided by " | ", and those of `line` are formats such as "{seconds:.2f} s"."""
     made = [[cell.format(**row) for cell in line.split(" | ")] for row in found.to_dict("records")]
     return pd.DataFrame(made, columns=heads.split(" | "))
+
+
+def percents(right: Iterable[float], n: Iterable[int]) -> list[str]:
+    """Shares of right answers with their intervals."""
+    return [percent(a / b, b) for a, b in zip(right, n, strict=True)]
 
 
 # ---------------------------------------------------------------- the recipes
@@ -70,7 +75,7 @@ def exposures(folder: Path) -> pd.DataFrame:
     """Right answers by how often the pretraining asked for the place."""
     found = exposure_bins(folder)
     found["asked"] = [" to ".join(map(str, sorted({row.first, row.last}))) for row in found.itertuples()]
-    found["percent"] = [percent(row.share, row.n) for row in found.itertuples()]
+    found["percent"] = percents(found["right"], found["n"])
     heads = "data | variant | recipe | epochs | times asked | questions | right (95 %)"
     return lines(found, heads, "{data} | {variant} | {recipe} | {epochs} | {asked} | {n} | {percent}")
 
@@ -88,34 +93,31 @@ def losses(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["variant", "whose", "data", "hardware", *map(str, STEPS)])
 
 
-def positions(folder: Path) -> pd.DataFrame:
-    """Mean loss by ranges of positions, and how much higher the last is than the first, within a seed."""
-    lines = []
-    for kind in grouped(select_positions(folder), "positions"):
-        line = {"positions": kind["positions"].iloc[0], "seeds": COLUMNS["seeds"](kind.drop_duplicates("seed"))}
-        means = pd.DataFrame()
-        for first, last in POSITIONS:
-            inside = kind[(kind["first"] >= first) & (kind["last"] <= last)]
-            means[f"{first} to {last}"] = inside.groupby("seed")["loss"].mean().reindex(kind["seed"].unique())
-        means["rise"] = means.iloc[:, -1] - means.iloc[:, 0]
-        lines.append(line | {name: _over_models(means[name].dropna()) for name in means} | {"hardware": machine(kind)})
-    return pd.DataFrame(lines)
-
-
 def select_positions(folder: Path) -> pd.DataFrame:
     """The rows of positions that can be compared: of one corpus and setting, and one machine."""
     found = [rows.select(group) for group in grouped(rows.read("positions", folder), "corpus", "settings")]
     found = max(found, key=len, default=rows.read("positions", folder))
     kinds = pd.Categorical(found["positions"], ["learned", "sinusoidal", "rope", "none"])
-    return found.assign(positions=kinds).sort_values(["positions", "seed", "first"]) if len(found) else found
+    return found.assign(positions=kinds).sort_values(["positions", "seed"], kind="stable")
 
 
-def _over_models(values: pd.Series) -> str:
+def positions(folder: Path) -> pd.DataFrame:
+    """Mean loss by ranges of positions, and how much higher the last is than the first, within a seed."""
+    found = select_positions(folder)
+    ranges = pd.cut(found["last"], [32, *POSITIONS.values()], labels=[*POSITIONS]).astype(str)
+    losses = found.groupby(["positions", "seed", ranges], observed=True)["loss"].mean().unstack()[[*POSITIONS]]
+    losses["rise"] = losses["193 to 256"] - losses["33 to 64"]
+    means = losses.groupby("positions", observed=True).agg(_over_models)
+    means.insert(0, "seeds", [" ".join(map(str, losses.loc[kind].index)) for kind in means.index])
+    return means.assign(hardware=machine(found)).reset_index()
+
+
+def _over_models(losses: pd.Series) -> str:
     """A mean over seeds with its interval, where there are several."""
-    if values.empty:
+    if losses.isna().any():
         return "no such positions"
-    low, high = student(values)
-    return f"{values.mean():.2f}" + ("" if math.isnan(low) else f" ({low:.2f} to {high:.2f})")
+    low, high = student(losses)
+    return f"{losses.mean():.2f}" + ("" if math.isnan(low) else f" ({low:.2f} to {high:.2f})")
 
 
 # ---------------------------------------------------------------- answers
@@ -138,18 +140,15 @@ def by_chance(row: Mapping[str, Any], name: str) -> str:
 def confidence(folder: Path) -> pd.DataFrame:
     """How far a model's confidence can be relied on."""
     found, surest = read_analysis(folder), read_analysis(folder, "analysis_coverage")
-    if found.empty:
-        return found
-    found["dev"] = [percent(row.right / row.n, row.n) for row in found.itertuples()]
+    found["dev"] = percents(found["right"], found["n"])
     found["area"] = [
-        "-" if math.isnan(value) else f"{value:.2f} ({low:.2f} to {high:.2f})"
-        for value, low, high in found.reindex(columns=["auroc", "auroc_low", "auroc_high"]).to_numpy(float)
+        shown(row.auroc, f"{row.auroc:.2f} ({row.auroc_low:.2f} to {row.auroc_high:.2f})") for row in found.itertuples()
     ]
     for share in (25, 50, 75):
         at = surest[surest["percent"] == share].set_index("told").loc[found["told"]]
-        found[f"of_{share}"] = [percent(row.share, row.n) for row in at.itertuples()]
-    heads = "model | right, dev (95 %) | ECE | AUROC (95 %)"
-    heads += "".join(f" | right of the surest {share} %" for share in (25, 50, 75)) + " | answered at 90 % right"
+        found[f"of_{share}"] = [*map(percent, at["share"], at["n"])]
+    heads = "model | right, dev (95 %) | ECE | AUROC (95 %) | right of the surest 25 % | right of the surest 50 % | "
+    heads += "right of the surest 75 % | answered at 90 % right"
     line = "{told} | {dev} | {ece:.3f} | {area} | {of_25} | {of_50} | {of_75} | {coverage_at_90:.0%}"
     return lines(found, heads, line)
 
@@ -157,15 +156,11 @@ def confidence(folder: Path) -> pd.DataFrame:
 def kinds(folder: Path) -> pd.DataFrame:
     """Where right and wrong answers stand: in the person's own document, among the places of the training pairs."""
     found = read_analysis(folder, "analysis_questions")
-    if found.empty:
-        return found
-    found["dev answers"] = np.where(found["right"], "right", "wrong")
-    where = np.where(found["in_document"], "in own line", "not in it")
-    place = np.where(found["in_train"], "train place", "not one")
-    counts = pd.crosstab([found["told"], found["dev answers"]], [where, place]).sort_index(
-        axis=1, ascending=[True, False]
-    )
-    counts.columns = [", ".join(names) for names in counts.columns]
+    right = np.where(found["right"], "right", "wrong")
+    where = np.where(found["in_document"], "in own line, ", "not in it, ")
+    where = where + np.where(found["in_train"], "train place", "not one")
+    columns = [f"{a}, {b}" for a in ("in own line", "not in it") for b in ("train place", "not one")]
+    counts = pd.crosstab([found["told"], right], where).reindex(columns=columns, fill_value=0)
     counts.insert(0, "number", counts.sum(axis=1))
     return counts.reset_index(names=["model", "dev answers"])
 
@@ -183,7 +178,7 @@ def guesses(folder: Path) -> pd.DataFrame:
 def namesakes(folder: Path) -> pd.DataFrame:
     """Answers that are the birthplace of a train person of the same name."""
     found = read_analysis(folder, "analysis_namesakes")
-    found["hit"] = [percent(row.hits / row.n, row.n) for row in found.itertuples()]
+    found["hit"] = percents(found["hits"], found["n"])
     found["by_chance"] = [by_chance(row, "chance") for row in found.to_dict("records")]
     heads = "model | people | name shared | number | namesake's place (95 %) | by chance (95 %)"
     return lines(found, heads, "{told} | {people} | {same} | {n} | {hit} | {by_chance}")
@@ -191,36 +186,50 @@ def namesakes(folder: Path) -> pd.DataFrame:
 
 # ---------------------------------------------------------------- the machine
 
-# Tables with a line a row: of which table the rows are, the heads, and by `what` (a pattern) the line; see `lines`.
-PLAIN = {
-    "robustness": ("robustness", "command | found", {"": "`{command}` | {found} ({hardware})"}),
-    "speed": (
-        "speed",
-        "what | plain | quick | ratio | hardware",
-        {
-            "a step": "a step of {variant}, quick in {precision} | {plain_seconds:.3f} s | {quick_seconds:.3f} s | "
-            "{ratio:g} | {hardware}, torch {torch}",
-            "a question": "a question of {n:.0f}, {characters:g} characters to answer | {plain_seconds:.4f} s | "
-            "{quick_seconds:.5f} s | {ratio:g} | {hardware}, torch {torch}",
-        },
-    ),
-    "tricks": ("speed", "a step of rope | takes, of the quick one", {"a step, one .*": "{change} | {ratio:g}"}),
-    "processes": (
-        "processes",
-        "model | parameters | processes | a step | tokens/s | memory in all | hardware",
-        {"": "{size} | {parameters:,} | {processes} | {seconds:.2f} s | {tokens:,} | {memory_mb:,} MB | {hardware}"},
-    ),
-}
+
+def robustness(folder: Path) -> pd.DataFrame:
+    """What the slow tests have found."""
+    return lines(rows.read("robustness", folder), "command | found", "`{command}` | {found} ({hardware})")
 
 
-def plain(name: str, folder: Path) -> pd.DataFrame:
-    """A table of PLAIN."""
-    source, heads, kinds = PLAIN[name]
-    found = rows.read(source, folder)
-    what = found.get("what", pd.Series(dtype=str))
-    return pd.concat(
-        [lines(found[what.str.fullmatch(kind)] if kind else found, heads, line) for kind, line in kinds.items()]
-    )
+def speed(folder: Path) -> pd.DataFrame:
+    """A step and a question, computed plainly and as run.py does."""
+    found = rows.read("speed", folder)
+    kinds = {
+        "a step": "a step of {variant}, quick in {precision} | {plain_seconds:.3f} s | {quick_seconds:.3f} s",
+        "a question": "a question of {n:.0f}, {characters:g} characters to answer | {plain_seconds:.4f} s | "
+        "{quick_seconds:.5f} s",
+    }
+    heads, end = "what | plain | quick | ratio | hardware", " | {ratio:g} | {hardware}, torch {torch}"
+    return pd.concat([lines(found[found["what"] == what], heads, line + end) for what, line in kinds.items()])
+
+
+def tricks(folder: Path) -> pd.DataFrame:
+    """What a step takes with one trick left out."""
+    found = rows.read("speed", folder)
+    found = found[found["what"].str.startswith("a step, one")]
+    return lines(found, "a step of rope | takes, of the quick one", "{change} | {ratio:g}")
+
+
+def processes(folder: Path) -> pd.DataFrame:
+    """Three sizes of model on one process and on two."""
+    heads = "model | parameters | processes | a step | tokens/s | memory in all | hardware"
+    line = "{size} | {parameters:,} | {processes} | {seconds:.2f} s | {tokens:,} | {memory_mb:,} MB | {hardware}"
+    return lines(rows.read("processes", folder), heads, line)
+
+
+def beside(folder: Path) -> pd.DataFrame:
+    """A step alone and beside a busy program, a column for each way to train."""
+    found = rows.read("processes_beside", folder)
+    found["a step of"] = found["recipe"] + found["busy"].map({False: "", True: ", beside a busy program"})
+    return spread(found, "a step of", "way", "seconds", "{:.2f} s")
+
+
+def proof(folder: Path) -> pd.DataFrame:
+    """How far a training on several processes lies from one on one process."""
+    found = rows.read("processes_proof", folder)
+    found = found[found["tensor"].isin(("the loss", "all parameters", "the worst matrix"))]
+    return spread(found, "processes", "tensor", "difference", "{:.1e}")
 
 
 def spread(found: pd.DataFrame, line: str, column: str, value: str, form: str) -> pd.DataFrame:
@@ -229,28 +238,6 @@ def spread(found: pd.DataFrame, line: str, column: str, value: str, form: str) -
     return cells.loc[found[line].unique(), found[column].unique()].rename_axis(columns=None).reset_index()
 
 
-def beside(folder: Path) -> pd.DataFrame:
-    """A step alone and beside a busy program, a column for each way to train."""
-    found = rows.read("processes_beside", folder)
-    if found.empty:
-        return found
-    found["a step of"] = found["recipe"] + found["busy"].map({False: "", True: ", beside a busy program"})
-    return spread(found, "a step of", "way", "seconds", "{:.2f} s")
-
-
-def proof(folder: Path) -> pd.DataFrame:
-    """How far a training on several processes lies from one on one process."""
-    found = rows.read("processes_proof", folder)
-    if found.empty:
-        return found
-    found = found[found["tensor"].isin(("the loss", "all parameters", "the worst matrix"))]
-    return spread(found, "processes", "tensor", "difference", "{:.1e}")
-
-
-TABLES: dict[str, Callable[[Path], pd.DataFrame]] = {
-    **{name: partial(recipes, name) for name in ("curve", "ablation")},
-    **{table.__name__: table for table in (exposures, losses, positions, confidence, kinds, guesses, namesakes)},
-    **{name: partial(plain, name) for name in PLAIN},
-    "beside": beside,
-    "proof": proof,
-}
+TABLES: dict[str, Callable[[Path], pd.DataFrame]] = {name: partial(recipes, name) for name in ("curve", "ablation")}
+TABLES |= {make.__name__: make for make in (exposures, losses, positions, confidence, kinds, guesses, namesakes)}
+TABLES |= {make.__name__: make for make in (robustness, speed, tricks, processes, beside, proof)}

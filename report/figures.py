@@ -21,6 +21,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from engine.recipes import MAIN_RECIPE
 from report import experiment_tables, rows, tables
+from report.tables import grouped
 from utils import atomic_write, cli
 
 WIDTH = 4.8  # inches; narrow enough to be read on a telephone
@@ -97,25 +98,28 @@ def bars(groups: dict[str, list[Bar]], title: str, label: str = CORRECT) -> Figu
     """Bars with 95 % intervals, one below the other, in groups with names; their middles are the ticks of y."""
     if not groups:
         return None
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
     gap = 0.8 if any(len(group) > 1 for group in groups.values()) else 0.4
-    heights = [len(group) + gap for group in groups.values()]
-    figure = Figure(figsize=(WIDTH, 0.8 + 0.25 * sum(heights)), layout="constrained")
-    axes, top, longest = figure.subplots(), 0.0, 0.0
-    for group, height in zip(groups.values(), heights, strict=True):
-        for y, bar in enumerate(group):
+    y, longest, middles = 0.0, 0.0, []
+    for group in groups.values():
+        middles.append(y + (len(group) - 1) / 2)
+        for bar in group:
             share, down, up = reach(bar.share, bar.n)
             seeds = [100 * seed for seed in bar.seeds] if len(bar.seeds) > 1 else []
             end = max([share + up, *seeds])
-            axes.barh(top + y, share, xerr=[[down], [up]], height=0.8, color=bar.colour)
-            axes.scatter(seeds, [top + y] * len(seeds), s=12, color="white", edgecolors="black", zorder=3)
-            note(axes, f"{share:.1f} % {bar.name}", (end, top + y), (5, 0), va="center")
+            axes.barh(y, share, xerr=[[down], [up]], height=0.8, color=bar.colour)
+            axes.scatter(seeds, [y] * len(seeds), s=12, color="white", edgecolors="black", zorder=3)
+            note(axes, f"{share:.1f} % {bar.name}", (end, y), (5, 0), va="center")
             longest = max(longest, end)
-        top += height
+            y += 1
+        y += gap
+    figure.set_size_inches(WIDTH, 0.8 + 0.25 * y)
     if any(len(bar.seeds) > 1 for group in groups.values() for bar in group):
         label += "\ncircles: single seeds"
     figure.suptitle(title)
-    axes.set(xlabel=label, xlim=(0, 1.45 * longest), ylim=(top - gap, -1))
-    axes.set_yticks(np.cumsum([0, *heights[:-1]]) + [(height - gap - 1) / 2 for height in heights], groups)
+    axes.set(xlabel=label, xlim=(0, 1.45 * longest), ylim=(y - gap, -1))
+    axes.set_yticks(middles, groups)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     return figure
@@ -148,7 +152,7 @@ def accuracy(folder: Path, data: str, recipe: str) -> Figure | None:
 def ablation(folder: Path) -> Figure | None:
     """A recipe with one choice changed at a time; of several runs, the one with the longest pretraining."""
     found = experiment_tables.changed_recipes("ablation", folder)
-    runs = tables.grouped(found, "data", "variant", "recipe", "epochs", "hardware", "precision")
+    runs = grouped(found, "data", "variant", "recipe", "epochs", "hardware", "precision")
     if not runs:
         return None
     run = max(runs, key=lambda run: (run["epochs"].iloc[0], len(run)))
@@ -167,16 +171,15 @@ def ablation(folder: Path) -> Figure | None:
 
 def sensitivity(folder: Path, data: str | None = None) -> Figure | None:
     """Part 4: both wordings, our models and the LLMs; of a reply the place that is read from it."""
-    groups = {}
-    for pair in of_one_data(tables.compared(folder), data).to_dict("records"):
-        version = rows.version([pair["corpus"]]) if pair["data"] == "own" else ""
-        told = (pair["model"].rpartition("/")[2], tables.ASKED[pair["prompt"]], version)
-        group = groups.setdefault("\n".join(filter(None, told)), [])
-        for wording, colour in zip(tables.WORDINGS, (BLUE, ORANGE), strict=True):
-            read, exact = pair[f"read_{wording}"], pair[f"exact_{wording}"]
-            share = exact if pd.isna(read) else read
-            if not pd.isna(share):
-                group.append(Bar(share, pair["n"], (), wording, colour))
+    pairs, groups = tables.asked(folder), {}
+    for pair in pairs and grouped(of_one_data(pd.concat(pairs), data), *tables.PAIR):
+        first = pair.iloc[0]
+        version = rows.version([first["corpus"]]) if first["data"] == "own" else ""
+        told = (first["model"].rpartition("/")[2], tables.ASKED[first["prompt"]], version)
+        groups["\n".join(filter(None, told))] = [
+            Bar(share, first["n"], (), wording, {"original": BLUE, "reworded": ORANGE}[wording])
+            for wording, share in pair["normalised"].fillna(pair["exact"]).items()
+        ]
     title = "\n".join(f"{name}: {wording}" for name, wording in tables.WORDINGS.items())
     return bars(groups, title, f"{CORRECT};\nof an LLM, the place read from its reply")
 
@@ -229,7 +232,7 @@ def curve(folder: Path, data: str | None = None) -> Figure | None:
     shorter = experiment_tables.changed_recipes("curve", folder)
     whole = tables.read_models(folder).query("bar.notna()").assign(epochs=np.inf)
     found = of_one_data(pd.concat([shorter, whole]), data)
-    found = pd.concat([found[:0], *map(rows.select, tables.grouped(found, "variant", "recipe", "epochs"))])
+    found = pd.concat([found[:0], *map(rows.select, grouped(found, "variant", "recipe", "epochs"))])
     found = found.dropna(subset="tokens").sort_values("tokens")
     if len(found.groupby(["recipe", "epochs"])) < 2:
         return None
@@ -259,7 +262,7 @@ def exposures(folder: Path, data: str | None = None) -> Figure | None:
     found = of_one_data(experiment_tables.exposure_bins(folder), data)
     if len(found):
         found = found[found["n"] >= 20].sort_values("variant", ascending=False, kind="stable")
-    runs = tables.grouped(found, "variant", "recipe", "epochs")
+    runs = grouped(found, "variant", "recipe", "epochs")
     if not runs:
         return None
     titles = ["{variant}, recipe {recipe}, {epochs:.0f} epochs".format(**run.iloc[0]) for run in runs]
@@ -302,7 +305,7 @@ def losses(folder: Path) -> Figure | None:
         for i, values in enumerate(experiment_tables.STUDENTS[variant], 1):
             style = {"color": GREY, "linestyle": "--", "marker": "^s"[i - 1]}
             axes.plot(experiment_tables.STEPS, values, label=f"student {i}, public log", **style)
-        for run in tables.grouped(found[found["variant"] == variant], *rows.TRAINED):
+        for run in grouped(found[found["variant"] == variant], *rows.TRAINED):
             label = "ours, seed {seed}, {data} data".format(**run.iloc[0])
             axes.plot(run["step"], run["loss"], marker="o", label=label)
     logarithmic(axes, "x", "y")
@@ -318,7 +321,7 @@ def positions(folder: Path) -> Figure | None:
     title = f"{rows.about_data(found)}; mean of {found['seed'].nunique()} seeds, 95 % band"
     figure, (axes,) = panels([""], "position in the window", "loss on held-out text, nats a character", title, 3.2)
     longest = found["last"].max()
-    for kind, dashes in zip(tables.grouped(found, "positions"), ("-", "--", "-", ":"), strict=False):
+    for kind, dashes in zip(grouped(found, "positions"), ("-", "--", "-", ":"), strict=False):
         ranges = kind.groupby(["first", "last"])["loss"]
         mean, band = ranges.mean(), [tables.student(seeds.tolist()) for _, seeds in ranges]
         x, end = mean.index.to_frame().mean(axis=1), kind["last"].max()  # the middle of each range

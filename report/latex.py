@@ -8,10 +8,10 @@ it. What an experiment of its own has measured (positions) comes from results/ f
 """
 
 import argparse
+import contextlib
 import inspect
-import os
+import io
 import shlex
-import subprocess
 import sys
 import textwrap
 from collections import Counter
@@ -23,15 +23,18 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+import dataset
+import examples
 from attention import CausalSelfAttention
 from batches import Batches
 from dataset import CharCorruptionDataset
 from engine.recipes import DEFAULT_RECIPE, MAIN_RECIPE
-from engine.wordings import ORIGINAL, REWORDED, names_in
+from engine.wordings import ORIGINAL, REWORDED
+from experiments.confidence import read_places
 from modern_llm import LISTED, PROMPTS
 from report import experiment_tables, figures, rows, settings, tables
-from report.tables import MODELS, latex, percent, tex
-from utils import MASK_CHAR, UserError, cli, fingerprint, read_pairs, read_text, write_text
+from report.tables import MODELS, SHARES, WORDINGS, latex, percent, tex
+from utils import MASK_CHAR, UserError, cli, fingerprint, read_text, write_text
 
 # The macros' names of MODELS.
 SHORT = dict(zip(MODELS, ("scratch", "london", "vanilla", "rope", "reworded"), strict=True))
@@ -76,20 +79,24 @@ class Run:
         """The command that trains this run."""
         return f"make run RECIPE={self.recipe} SEED={self.seed}"
 
-    def models(self) -> dict[str, pd.Series]:
-        """A row for each of the handout's models. UserError: of other numbers of the recipe than today's."""
-        models, every = {}, tables.read_models(self.folder)
+    def models(self) -> pd.DataFrame:
+        """A row for each of the handout's models, by name. UserError: of other numbers of the recipe than today's."""
+        every, models = tables.read_models(self.folder), []
         for model in MODELS:
             table = "accuracy" if "pretrained" in model else "controls"
             found = self.rows(table, model, self.training, every, model=model)
             if not rows.is_current(found).all():
                 raise self.error(table, f"{model}: trained when {self.recipe} was another recipe", self.training)
-            models[model] = found.iloc[0]
-        return models
+            models.append(found.head(1))
+        return pd.concat(models).set_index("model", drop=False)
 
-    def wording(self) -> pd.Series:
+    def wording(self) -> pd.DataFrame:
         """The row of our RoPE model in both wordings."""
-        return self.rows("sensitivity", "the reworded question", self.training).iloc[0]
+        return self.rows("sensitivity", "the reworded question", self.training).head(1)
+
+    def reworded(self) -> pd.DataFrame:
+        """The answers of our RoPE model to every question in both wordings."""
+        return self.rows("sensitivity_questions", "the reworded question", self.training)
 
     def answers(self, table: str = "analysis") -> pd.DataFrame:
         """The rows of a table about the vanilla model's answers."""
@@ -135,9 +142,8 @@ def per_cent(share: float) -> str:
 
 
 def points(difference: float, sign: str = "") -> str:
-    """A difference of shares in percentage points; `sign` "+" shows the sign, else its size alone is told."""
-    value = 100 * (difference if sign else abs(difference))
-    return "--" if pd.isna(difference) else rf"\ensuremath{{{value:{sign}.1f}}}"
+    """A difference of shares in percentage points; `sign` "+" shows the sign of positive ones, too."""
+    return "--" if pd.isna(difference) else rf"\ensuremath{{{100 * difference:{sign}.1f}}}"
 
 
 def p_value(p: float) -> str:
@@ -148,31 +154,25 @@ def p_value(p: float) -> str:
     return rf"\ensuremath{{={p:.2g}}}" if p >= 0.001 else rf"\ensuremath{{={mantissa}\times10^{{{int(exponent)}}}}}"
 
 
-def fisher(model: pd.Series) -> float:
-    """Fisher's exact test: do a model's accuracies on dev and test differ? NaN where the test answers are unknown."""
-    if pd.isna(model["test"]):
-        return np.nan
-    shares, counts = model[["dev", "test"]].astype(float), model[["n", "test_n"]].astype(float).to_numpy()
-    right = (shares * counts).round()
-    return float(stats.fisher_exact([right, counts - right]).pvalue)
-
-
 def accuracies(run: Run) -> dict[str, str]:
     """Part 2: which run, and its accuracies."""
     models, macros = run.models(), {}
     for model, name in SHORT.items():
-        row = models[model]
+        row = models.loc[model]
         macros[f"{name}Dev"] = per_cent(row["dev"])
         macros[f"{name}Count"] = f"{round(row['dev'] * row['n'])} of {row['n']:.0f}"
         if name in ("scratch", "vanilla", "rope"):
             macros[f"{name}Test"] = per_cent(row["test"])
-    rope, vanilla = models["rope, pretrained"], models["vanilla, pretrained"]
+    rope, vanilla = models.loc["rope, pretrained"], models.loc["vanilla, pretrained"]
+    n = vanilla[["n", "test_n"]].to_numpy(float)
+    right = (vanilla[["dev", "test"]].to_numpy(float) * n).round()
+    gap_p = np.nan if np.isnan(right).any() else stats.fisher_exact([right, n - right]).pvalue
     seeds = [group["dev"] for group in other_runs(run) if len(group) > 1]
     return macros | {
         "vanillaBar": tex(f"{vanilla['bar']:.0%}"),
         "ropeBar": tex(f"{rope['bar']:.0%}"),
-        "vanillaGap": points(vanilla["dev"] - vanilla["test"]),
-        "vanillaGapP": p_value(fisher(vanilla)),
+        "vanillaGap": points(abs(vanilla["dev"] - vanilla["test"])),
+        "vanillaGapP": p_value(gap_p),
         "ropeLead": points(rope["dev"] - vanilla["dev"], "+"),
         "seedSpread": points(max((seed.max() - seed.min() for seed in seeds), default=np.nan)),
         "dataName": {"own": "project's own", "course": "course's"}.get(run.name, f"``{tex(run.name)}''"),
@@ -208,18 +208,15 @@ def trainings(run: Run) -> dict[str, str]:
 
 def corruption(run: Run) -> dict[str, str]:
     """Part 2(e): an epoch of examples by the handout's rule and by the recipe's."""
-    pairs = read_text(run.data / settings.PAIRS)
-    places = dict(zip(names_in(pairs, settings.PAIRS), (place for *_, place in read_pairs(pairs, "")), strict=True))
-    macros = {}
+    places, macros = read_places(run.data / settings.PAIRS), {}
     for name, recipe in (("plain", DEFAULT_RECIPE), ("recipe", run.recipe)):
-        trainer = settings.trainers(recipe, run.data)["pretraining"]
-        x, _ = Batches(trainer.train_dataset, run.seed)[0, list(range(len(trainer.train_dataset)))]
-        itos, documents = trainer.train_dataset.itos, trainer.train_dataset.data
-        drawn = ["".join(itos[i] for i in ids).split(MASK_CHAR)[:3] for ids in x.tolist()]
-        spans = np.array([len(parts[2]) for parts in drawn])
-        lengths = np.array([sum(map(len, parts)) for parts in drawn])
-        titles = [document.partition(". ")[0] for document in documents]
-        asked = [places[who] in parts[2] for who, parts in zip(titles, drawn, strict=True) if who in places]
+        drawn = settings.trainers(recipe, run.data)["pretraining"].train_dataset
+        x, _ = Batches(drawn, run.seed)[0, list(range(len(drawn)))]
+        parts = ["".join(drawn.itos[i] for i in ids).split(MASK_CHAR)[:3] for ids in x.tolist()]
+        spans = np.array([len(span) for *_, span in parts])
+        lengths = np.array([sum(map(len, texts)) for texts in parts])
+        titles = [document.partition(". ")[0] for document in drawn.data]
+        asked = [places[who] in span for who, (*_, span) in zip(titles, parts, strict=True) if who in places]
         macros |= {
             f"{name}Shortest": f"{lengths.min()}",
             f"{name}Longest": f"{lengths.max()}",
@@ -242,13 +239,11 @@ def order(run: Run) -> dict[str, str]:
 
 def wordings(run: Run) -> dict[str, str]:
     """Part 4."""
-    ours, llm = run.wording(), run.llm().set_index(["prompt", "template"])
-    questions = run.rows("sensitivity_questions", "the reworded question", run.training)
+    ours, llm, questions = run.wording().iloc[0], run.llm().set_index(["prompt", "template"]), run.reworded()
     changed = questions[questions["answer"] != questions["reworded_answer"]]
     wrong = changed[changed["reworded_answer"] != changed["truth"]]
-    pairs = read_text(run.data / settings.PAIRS)
-    trained = {place for *_, place in read_pairs(pairs, settings.PAIRS)}
     told = llm.loc["instructed"]
+    reworded = told.loc["reworded"]
     macros = {
         "originalWording": tex(ORIGINAL.replace("NAME", "…")),
         "rewordedWording": tex(REWORDED.replace("NAME", "…")),
@@ -257,18 +252,18 @@ def wordings(run: Run) -> dict[str, str]:
         "pValue": p_value(ours["p_mcnemar"]),
         "changedCount": f"{len(changed)}",
         "changedWrong": f"{len(wrong)}",
-        "changedTrain": f"{wrong['reworded_answer'].isin(trained).sum()}",
+        "changedTrain": f"{wrong['reworded_answer'].isin(read_places(run.data / settings.PAIRS).values()).sum()}",
         "parameters": f"{ours['parameters']:,.0f}",
-        "llmName": rf"\code{{{tex(told.iloc[0]['model'])}}}",
-        "llmParameters": f"{told.iloc[0]['parameters']:,.0f}",
+        "llmName": rf"\code{{{tex(reworded['model'])}}}",
+        "llmParameters": f"{reworded['parameters']:,.0f}",
         "instructions": tex(PROMPTS["instructed"].replace("{question}", ORIGINAL.replace("NAME", "…"))),
         "ropeChange": points(ours["reworded"] - ours["original"], "+"),
-        "llmChange": points(told.loc["reworded", "normalised"] - told.loc["original", "normalised"], "+"),
-        "llmLost": f"{told.loc['reworded', 'only_original']:.0f}",
-        "llmWon": f"{told.loc['reworded', 'only_reworded']:.0f}",
-        "llmP": p_value(told.loc["reworded", "p_mcnemar"]),
+        "llmChange": points(reworded["normalised"] - told.loc["original", "normalised"], "+"),
+        "llmLost": f"{reworded['only_original']:.0f}",
+        "llmWon": f"{reworded['only_reworded']:.0f}",
+        "llmP": p_value(reworded["p_mcnemar"]),
     }
-    for wording in tables.WORDINGS:
+    for wording in WORDINGS:
         macros[f"bare{wording.title()}Exact"] = per_cent(llm.loc[("bare", wording), "exact"])
         macros[f"bare{wording.title()}Read"] = per_cent(llm.loc[("bare", wording), "normalised"])
         macros[f"instructed{wording.title()}Read"] = per_cent(told.loc[wording, "normalised"])
@@ -325,13 +320,8 @@ PARTS = (accuracies, trainings, corruption, order, wordings, confidence, strateg
 
 def accuracy_table(run: Run) -> str:
     """The handout's models."""
-    models = [row.to_frame().T for row in run.models().values()]
+    models = tables.grouped(run.models().reset_index(drop=True), "model")
     return latex(tables.table(models, ("model", "dev (95 %)", "test (95 %)", "minutes")), "lllr")
-
-
-def settings_table(run: Run) -> str:
-    """The hyperparameters of all trainings, beside the handout's."""
-    return latex(settings.table(run.recipe, run.data), "llrrrrrrlr")
 
 
 def other_runs(run: Run) -> list[pd.DataFrame]:
@@ -348,26 +338,31 @@ def other_table(run: Run) -> str:
     return latex(tables.table(other_runs(run), columns), "lllllll")
 
 
+def listed(found: pd.DataFrame, heads: dict[str, str], columns: str) -> str:
+    """Some columns of rows, with other heads."""
+    return latex(found[[*heads]].rename(columns=heads), columns)
+
+
 def example_table(run: Run) -> str:
     """The most confident wrong answers of the vanilla model, each with the right one that is as confident as it."""
     questions = run.answers("analysis_questions").sort_values("confidence", ascending=False)
-    right, lines = questions[questions["right"]].set_index("confidence"), []
-    for wrong in questions[~questions["right"]].head(EXAMPLES).to_dict("records"):
-        lines.append([wrong["name"], wrong["answer"], wrong["truth"], f"{wrong['confidence']:.2f}", "wrong"])
-        if len(right):
-            nearest = abs(right.index - wrong["confidence"]).argmin()
-            one = right.iloc[nearest]
-            lines.append([one["name"], one["answer"], one["truth"], f"{right.index[nearest]:.2f}", "right"])
-    return latex(pd.DataFrame(lines, columns=["person", "answer", "birthplace", "confidence", ""]), "lllrl")
+    right, shown = questions[questions["right"]], questions[:0]
+    for i, wrong in questions[~questions["right"]].head(EXAMPLES).iterrows():
+        nearest = (right["confidence"] - wrong["confidence"]).abs().sort_values(kind="stable").index[:1]
+        shown = pd.concat([shown, questions.loc[[i, *nearest]]])
+    shown = shown.assign(kind=shown["right"].map({True: "right", False: "wrong"}))
+    shown["confidence"] = shown["confidence"].map("{:.2f}".format)
+    heads = {"name": "person", "answer": "answer", "truth": "birthplace", "confidence": "confidence", "kind": ""}
+    return listed(shown, heads, "lllrl")
 
 
 def changed_table(run: Run) -> str:
     """Answers of the RoPE model that the other wording changes: the first that become wrong, and the first right."""
-    asked = run.rows("sensitivity_questions", "the reworded question", run.training)
+    asked = run.reworded()
     right, reworded = (asked[name] == asked["truth"] for name in ("answer", "reworded_answer"))
     shown = pd.concat([asked[right & ~reworded].head(EXAMPLES), asked[~right & reworded].head(1)])
     heads = {"name": "person", "answer": "original wording", "reworded_answer": "reworded", "truth": "birthplace"}
-    return latex(shown[[*heads]].rename(columns=heads), "llll")
+    return listed(shown, heads, "llll")
 
 
 def reply_table(run: Run) -> str:
@@ -379,28 +374,26 @@ def reply_table(run: Run) -> str:
     shown["reply"] = [textwrap.shorten(reply, LONGEST_REPLY, placeholder=" …") for reply in shown["reply"]]
     shown["place"] = shown["place"].replace("", "none")
     heads = {"name": "person", "reply": "reply", "place": "place read", "truth": "birthplace"}
-    return latex(shown[[*heads]].rename(columns=heads), "lp{7.6cm}ll")
+    return listed(shown, heads, "lp{7.6cm}ll")
 
 
 def wording_table(run: Run) -> str:
     """Our model and the LLM, a line a wording."""
-    ours, lines = run.wording(), []
-    for wording in tables.WORDINGS:
-        lines.append(["our RoPE model", tables.ASKED["bare"], wording, percent(ours[wording], ours["n"]), "-"])
-        lines[-1].append(f"{ours[f'only_{wording}']:.0f}")
-    llm = run.llm().set_index(["prompt", "template"])
-    for prompt, asked in tables.ASKED.items():
-        for wording in tables.WORDINGS:
-            row, alone = llm.loc[(prompt, wording)], llm.loc[(prompt, "reworded"), f"only_{wording}"]
-            shares = [percent(row[kind], row["n"]) for kind in ("exact", "normalised")]
-            lines.append(["LLM", asked, wording, *shares, f"{alone:.0f}"])
-    heads = ["model", "asked", "wording", "exact", "place read", "in this wording only"]
+    ours, llm = tables.by_wording(run.wording()).assign(model="our RoPE model"), run.llm().assign(model="LLM")
+    lines = []
+    for pair in tables.grouped(pd.concat([ours, llm]), "model", "prompt"):
+        counts = pair.set_index("template").loc["reworded"]
+        for row in pair.to_dict("records"):
+            shares = [percent(row[kind], row["n"]) for kind in SHARES]
+            only = f"{counts['only_' + row['template']]:.0f}"
+            lines.append([row["model"], tables.ASKED[row["prompt"]], row["template"], *shares, only])
+    heads = ["model", "asked", "wording", *SHARES.values(), "in this wording only"]
     return latex(pd.DataFrame(lines, columns=heads), "lllllr")
 
 
 TABLES = {
     "accuracy": accuracy_table,
-    "settings": settings_table,
+    "settings": lambda run: latex(settings.table(run.recipe, run.data), "llrrrrrrlr"),  # beside the handout's
     "others": other_table,
     "examples": example_table,
     "changed": changed_table,
@@ -412,22 +405,17 @@ TABLES = {
 # ---------------------------------------------------------------- all of it
 
 
-def printed(script: str, data: Path) -> str:
+def printed(script: str, main: Callable[[list[str]], int], data: Path) -> str:
     """A program of part (e) as typed, and what it prints."""
-    words = [*shlex.split(script), "--pretrain_corpus_path", str((data / "wiki.txt").resolve())]
-    place = {"cwd": rows.ROOT, "env": os.environ | {"PYTHONUTF8": "1"}}
-    done = subprocess.run([sys.executable, *words], **place, capture_output=True, encoding="utf-8")
-    if done.returncode:
-        raise UserError(done.stderr.strip().removeprefix("error: "))
-    return f"$ python {script}\n{done.stdout.rstrip()}\n"
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        main([*shlex.split(script)[1:], "--pretrain_corpus_path", str(data / "wiki.txt")])
+    return f"$ python {script}\n{said.getvalue().rstrip()}\n"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write everything that report/report.tex reads."""
-    parser = argparse.ArgumentParser(description="Write the numbers, tables and figures of the report.")
-    parser.add_argument("--results", type=Path, default=rows.RESULTS, help="folder of the rows (default: results)")
-    parser.add_argument("--data", type=Path, default=rows.ROOT, help="folder of the data files (default: the project)")
-    parser.add_argument("--data_name", help="name of the data in the rows (default: own, or other)")
+    about = "Write the numbers, tables and figures of the report."
+    parser = argparse.ArgumentParser(description=about, parents=[rows.flags()])
     parser.add_argument("--recipe", help=f"of which recipe (default: {MAIN_RECIPE}, or the only one)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=rows.ROOT / "expt" / "report", help="default: expt/report")
@@ -441,8 +429,10 @@ def main(argv: list[str] | None = None) -> int:
     positions = figures.positions(rows.RESULTS)
     positions.set_size_inches(5.4, 2.8)  # wide and low
     drawn = {
-        "corruption": figures.console(printed("src/dataset.py charcorruption", run.data)),
-        "recipe_corruption": figures.console(printed(f"src/examples.py --recipe {run.recipe}", run.data)),
+        "corruption": figures.console(printed("src/dataset.py charcorruption", dataset.main, run.data)),
+        "recipe_corruption": figures.console(
+            printed(f"src/examples.py --recipe {run.recipe}", examples.main, run.data)
+        ),
         "sinusoids": figures.sinusoids(),
         "positions": positions,
         "loss_curve": figures.loss_curve(run.rows("loss_curve", "the loss", run.training)),

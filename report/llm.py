@@ -50,11 +50,9 @@ def reply_rows(settings: dict, notes: list[dict], names: list[str]) -> list[dict
 
 def main(argv: list[str] | None = None) -> int:
     """Add the rows."""
-    parser = argparse.ArgumentParser(description="Make rows of results from the replies of LLMs.")
+    flags = rows.flags(rows.ROOT / "expt" / "results")
+    parser = argparse.ArgumentParser(description="Make rows of results from the replies of LLMs.", parents=[flags])
     parser.add_argument("--folder", type=Path, default=rows.ROOT, help="of the records (default: the project)")
-    parser.add_argument("--data", type=Path, default=rows.ROOT, help="folder of the data files (default: the project)")
-    parser.add_argument("--data_name", help="what the data is called in the results (default: own, or other)")
-    parser.add_argument("--results", type=Path, default=rows.ROOT / "expt" / "results", help="default: expt/results")
     args = parser.parse_args(argv)
     name, corpus = args.data_name or rows.data_name(args.data), fingerprint(read_text(args.data / "wiki.txt"))
     dev = read_text(args.data / "birth_dev.tsv")

@@ -8,6 +8,7 @@ import argparse
 import csv
 import datetime
 import io
+import shlex
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -122,6 +123,17 @@ def provenance(command: str, data: str, corpus: str, seed: int | None = None, **
     return dict.fromkeys(PROVENANCE) | known | more
 
 
+def provenance_of(args: argparse.Namespace, command: str, seed: int | None = None, **more: str | None) -> dict:
+    """The same for a program with `flags`, about the data that they name; the command gets the flags for other data."""
+    data, corpus = args.data_name or data_name(args.data), fingerprint(read_text(args.data / "wiki.txt"))
+    return provenance(command + data_flags(data), data, corpus, seed, **more)
+
+
+def data_flags(data: str) -> str:
+    """How a command says that it is about other data than the project's own."""
+    return "" if data == "own" else f" --data FOLDER --data_name {shlex.quote(data)}"
+
+
 def commit() -> str:
     """The commit of the code, with + if the code was changed since (results and texts are not code)."""
     try:
@@ -150,12 +162,13 @@ def data_name(folder: Path) -> str:
     return "own" if all(read_text(folder / name) == ours[ROOT / name].decode() for name in DATA_FILES) else "other"
 
 
-def flags() -> argparse.ArgumentParser:
-    """The flags that all experiments have."""
+def flags(results: Path | None = RESULTS) -> argparse.ArgumentParser:
+    """The flags of programs that add rows, or show those of one data set."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--data", type=Path, default=ROOT, help="folder of the data files (default: the project)")
     parser.add_argument("--data_name", help="name of the data in the rows (default: own, or other)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the rows (default: results)")
+    place = "results" if results == RESULTS else "expt/results"
+    parser.add_argument("--results", type=Path, default=results, help=f"folder of the rows (default: {place})")
     return parser
 
 
@@ -220,15 +233,8 @@ def is_current(rows: pd.DataFrame) -> pd.Series:
     return (rows["settings"] != "") & (rows["settings"] == rows["recipe"].map(today))
 
 
-def select(rows: pd.DataFrame, current: bool = False, **wanted: object) -> pd.DataFrame:
-    """The rows that have the wanted values, of one machine: the one with most rows, or else with the latest.
-
-    Args:
-        current: only rows that were made with today's numbers of their recipe.
-        wanted: a value for each column; None stands for any.
-    """
-    if current:
-        rows = rows[is_current(rows)]
+def select(rows: pd.DataFrame, **wanted: object) -> pd.DataFrame:
+    """The rows that have the wanted values (None: any), of one machine: the one with most rows, or else the latest."""
     for name, value in wanted.items():
         if value is not None:
             rows = rows[rows[name] == value]

@@ -5,6 +5,7 @@ import functools
 import io
 import tempfile
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pandas as pd
 import torch
@@ -18,15 +19,12 @@ PAIRS = "birth_places_train.tsv"
 
 
 class Ready(Exception):
-    """A Trainer has been made; nothing is trained."""
+    """Carries a Trainer out of run.py before anything is trained."""
 
 
-class Planned(Trainer):
-    """A Trainer that ends its training as soon as it is made."""
-
-    def __init__(self, *settings):
-        super().__init__(*settings)
-        raise Ready(self)
+def planned(*settings: Any) -> NoReturn:
+    """Make a Trainer as run.py does, and leave run.py."""
+    raise Ready(Trainer(*settings))
 
 
 @functools.cache
@@ -45,7 +43,7 @@ def trainers(recipe: str, data: Path) -> dict[str, Trainer]:
             words = [function, "vanilla", str(data / "wiki.txt"), *flags, "--recipe", recipe, "--device", "cpu"]
             args = options.parse(run.build_parser(), [*words, "--writing_params_path", f"{folder}/new.params"])
             try:
-                (run.pretrain if function == "pretrain" else run.finetune)(args, Planned)
+                (run.pretrain if function == "pretrain" else run.finetune)(args, planned)
             except Ready as ready:
                 found[name] = ready.args[0]
             torch.save(found["pretraining"].model.state_dict(), start)

@@ -11,7 +11,7 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ import pandas as pd
 from scipy import stats
 
 from engine.recipes import MAIN_RECIPE, RECIPES
-from engine.wordings import ORIGINAL, REWORDED
+from engine.wordings import ORIGINAL, REWORDED, wilson_interval
 from modern_llm import LISTED
 from report import rows
 from utils import UserError, cli, write_text
@@ -36,6 +36,7 @@ MODELS = (
 )
 ASKED = {"bare": "question alone", "instructed": "with instructions"}
 WORDINGS = {"original": ORIGINAL, "reworded": REWORDED}
+SHARES = {"exact": "exact", "normalised": "place read"}  # right answers as they stand, and of places read from replies
 
 
 # ---------------------------------------------------------------- rendering
@@ -79,19 +80,19 @@ def latex(table: pd.DataFrame, columns: str) -> str:
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share of n questions (Wilson); for a mean over seeds, whose count need not be whole, the
-    interval between those of the counts next to it."""
-    counts = math.floor(share * n + 1e-9), math.ceil(share * n - 1e-9)
-    ends = [stats.binomtest(count, int(n)).proportion_ci(method="wilson") for count in counts]
-    low, high = (float(np.interp(share * n, counts, values)) for values in zip(*ends, strict=True))
-    return low, high
+    """The 95 % interval of a share of n questions (Wilson), or of a mean over seeds, whose count need not be whole."""
+    return wilson_interval(share * n, n)
+
+
+def shown(value: float, form: str) -> str:
+    """A number in a format; - for NaN."""
+    return "-" if pd.isna(value) else form.format(value)
 
 
 def percent(share: float, n: int) -> str:
     """A share with its 95 % interval, in per cent; - for NaN."""
-    return (
-        "-" if pd.isna(share) else f"{share:.1%} " + "({:.1f} to {:.1f})".format(*(100 * x for x in wilson(share, n)))
-    )
+    low, high = wilson(share, n)
+    return shown(share, f"{share:.1%} ({100 * low:.1f} to {100 * high:.1f})")
 
 
 def student(values: Sequence[float]) -> tuple[float, float]:
@@ -112,60 +113,43 @@ def bar(variant: str) -> str:
     return f"{BARS[variant]:.0%} ({SCORED_ON[variant]})"
 
 
-def _mean(name: str, form: str, scale: float = 1.0) -> Callable[[pd.DataFrame], str]:
-    """The mean of a column over the seeds, formatted; - if a seed lacks it."""
-    return lambda group: "-" if group[name].isna().any() else form.format(group[name].mean() * scale)
+# ---------------------------------------------------------------- a line for all seeds
 
-
-def _share(share: str, n: str) -> Callable[[pd.DataFrame], str]:
-    """The mean of a share over the seeds. These answer the same questions: the interval is that of one run."""
-    return lambda group: percent(group[share].mean(skipna=False), group[n].iloc[0])
-
-
-def _over_seeds(group: pd.DataFrame) -> str:
-    low, high = student(group["dev"].tolist())
-    return "-" if math.isnan(low) else f"{100 * max(0.0, low):.1f} to {100 * min(1.0, high):.1f}"
-
-
-def _range(group: pd.DataFrame) -> str:
-    return "-" if len(group) == 1 else f"{100 * group['dev'].min():.1f} to {100 * group['dev'].max():.1f}"
-
-
-def _minutes(group: pd.DataFrame) -> str:
-    step = _mean("plain_step_seconds", " ({:.2f} s)")(group)
-    return _mean("seconds", "{:.1f}", 1 / 60)(group) + ("" if step == "-" else step)
-
-
-# What a line tells of the rows of a group, which differ in their seed alone.
-COLUMNS: dict[str, Callable[[pd.DataFrame], str]] = {
-    **{name: lambda group, name=name: str(group[name].iloc[0]) for name in ("model", "data", "variant", "recipe")},
-    "epochs": lambda group: f"{group['epochs'].iloc[0]:.0f}",
-    "change": lambda group: group["change"].iloc[0],
-    "seeds": lambda group: " ".join(f"{seed:.0f}" for seed in group["seed"]),
-    "dev (95 %)": _share("dev", "n"),
-    "95 % over seeds": _over_seeds,
-    "range": _range,
-    "test (95 %)": _share("test", "test_n"),
-    "bar": lambda group: "-" if group["bar"].isna().any() else bar(group["variant"].iloc[0]),
-    "seconds": _mean("seconds", "{:,.0f}"),
-    "minutes": _mean("seconds", "{:.1f}", 1 / 60),
-    "tokens": lambda group: "-" if pd.isna(group["tokens"].iloc[0]) else f"{group['tokens'].iloc[0]:,.0f}",
-    "minutes (plain step)": _minutes,
-    "loss": _mean("loss", "{:.3f}"),
-    "hardware": machine,
-    "with today's settings": lambda group: (
-        "-" if group["seconds"].isna().any() else f"{rows.is_current(group).sum()} of {len(group)}"
-    ),
-}
-IN_SHORT = ("model", "data", "recipe", "seeds", "dev (95 %)", "test (95 %)", "bar", "seconds", "hardware")
-SEEDS = ("seeds", "dev (95 %)", "95 % over seeds", "range")
-IN_FULL = ("model", "data", "recipe", *SEEDS, "test (95 %)", "bar", "tokens", "minutes (plain step)", "hardware")
 MEASURED = ["dev", "n", "test", "test_n", "seconds", "tokens", "loss", "plain_step_seconds", "bar"]
+SEEDS = ("seeds", "dev (95 %)", "95 % over seeds", "range")
+IN_SHORT = ("model", "data", "recipe", "seeds", "dev (95 %)", "test (95 %)", "bar", "seconds", "hardware")
+IN_FULL = ("model", "data", "recipe", *SEEDS, "test (95 %)", "bar", "tokens", "minutes (plain step)", "hardware")
+
+
+def summary(group: pd.DataFrame) -> dict[str, str]:
+    """What can be told of rows that differ in their seed alone: means over the seeds, and what the first row says.
+
+    All seeds answer the same questions, so the interval of their mean share is that of one run.
+    """
+    first, mean, dev = group.iloc[0], group[MEASURED].mean(skipna=False), 100 * group["dev"]
+    low, high = student(dev)
+    minutes, step = shown(mean["seconds"] / 60, "{:.1f}"), shown(mean["plain_step_seconds"], " ({:.2f} s)")
+    return {
+        **first.astype(str),
+        "seeds": " ".join(f"{seed:.0f}" for seed in group["seed"]),
+        "dev (95 %)": percent(mean["dev"], first["n"]),
+        "95 % over seeds": shown(low, f"{max(0.0, low):.1f} to {min(100.0, high):.1f}"),
+        "range": shown(low, f"{dev.min():.1f} to {dev.max():.1f}"),
+        "test (95 %)": percent(mean["test"], first["test_n"]),
+        "bar": "-" if pd.isna(mean["bar"]) else bar(first["variant"]),
+        "seconds": shown(mean["seconds"], "{:,.0f}"),
+        "minutes": minutes,
+        "minutes (plain step)": minutes + step.strip("-"),
+        "tokens": shown(first["tokens"], "{:,.0f}"),
+        "loss": shown(mean["loss"], "{:.3f}"),
+        "hardware": machine(group),
+        "with today's settings": shown(mean["seconds"], f"{rows.is_current(group).sum()} of {len(group)}"),
+    }
 
 
 def table(groups: Iterable[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
     """A line for each group of rows."""
-    return pd.DataFrame([[COLUMNS[name](group) for name in columns] for group in groups], columns=list(columns))
+    return pd.DataFrame(map(summary, groups), columns=list(columns))
 
 
 def grouped(found: pd.DataFrame, *names: str) -> list[pd.DataFrame]:
@@ -211,51 +195,42 @@ def all_results(folder: Path) -> pd.DataFrame:
 
 # ---------------------------------------------------------------- other wordings, and other models
 
+TESTED = ["only_original", "only_reworded", "p_mcnemar"]
+PAIR = ["model", "data", "corpus", "prompt", "n"]  # what the rows of both wordings share
 
-def compared(folder: Path) -> pd.DataFrame:
-    """A row for each model and way to ask it, both wordings side by side: ours (4a), then the LLMs (4b, 4c).
 
-    Returns:
-        model, recipe and seed (of ours), data, corpus, prompt, n, parameters; exact_* and read_* with original and
-        reworded: shares right as they stand, and of the place read; only_original, only_reworded, p_mcnemar.
+def by_wording(ours: pd.DataFrame) -> pd.DataFrame:
+    """The rows of sensitivity as those of LLMs are: a row a wording."""
+    names = "our RoPE model (" + ours["recipe"] + ", seed " + ours["seed"].astype(str) + ")"
+    ours = ours.assign(model=names, prompt="bare").reindex(columns=[*PAIR, "parameters", *TESTED, *WORDINGS])
+    return ours.melt([*PAIR, "parameters", *TESTED], var_name="template", value_name="exact")
+
+
+def asked(folder: Path) -> list[pd.DataFrame]:
+    """Both wordings of each model and way to ask it: ours (4a), then the LLMs (4b, 4c); own data first.
+
+    Of each wording the shares right: `exact` of the answers as they stand, `normalised` of the places read from them.
     """
-    ours = [rows.select(run) for run in grouped(rows.read("sensitivity", folder), "data", "recipe", "seed")]
-    found = [run.iloc[[-1]] for run in ours]
-    for run in found:
-        name = f"our RoPE model ({run['recipe'].iloc[0]}, seed {run['seed'].iloc[0]})"
-        run[["model", "prompt", "exact_original", "exact_reworded"]] = [[name, "bare", *run[[*WORDINGS]].iloc[0]]]
-    llms = rows.read("modern_llm", folder)
-    if len(llms):
-        key = ["model", "data", "corpus", "prompt", "n", "parameters"]
-        tested = ["only_original", "only_reworded", "p_mcnemar"]
-        both = llms.rename(columns={"normalised": "read"}).pivot(
-            index=key, columns="template", values=["exact", "read"]
-        )
-        both.columns = ["_".join(names) for names in both.columns]
-        test = llms.reindex(columns=[*key, *tested, "template"]).query("template == 'reworded'")
-        found.append(both.reset_index().merge(test, how="left").assign(recipe=""))
-    columns = ["model", "recipe", "seed", "data", "corpus", "prompt", "n", "parameters"]
-    columns += [f"{kind}_{wording}" for kind in ("exact", "read") for wording in WORDINGS]
-    columns += ["only_original", "only_reworded", "p_mcnemar"]
-    pairs = pd.concat(
-        [pd.DataFrame(columns=columns), *(one.reindex(columns=columns) for one in found)], ignore_index=True
-    )
-    return pairs.sort_values("data", key=lambda data: data != "own", kind="stable", ignore_index=True)
+    runs = grouped(rows.read("sensitivity", folder), "data", "recipe", "seed")
+    ours = [by_wording(rows.select(run).tail(1)) for run in runs]
+    llms = rows.read("modern_llm", folder).reindex(columns=[*PAIR, "parameters", *TESTED, *SHARES, "template"])
+    pairs = [*ours, *grouped(llms, *PAIR)]
+    pairs = [pair.set_index("template").reindex(columns=[*PAIR, "parameters", *TESTED, *SHARES]) for pair in pairs]
+    return sorted(pairs, key=lambda pair: pair["data"].iloc[0] != "own")
 
 
 def modern_llm(folder: Path) -> pd.DataFrame:
     """Original against reworded question for every model, then the handout's models that were not asked."""
-    heads = ["model", "parameters", "data", "asked", "exact, original", "exact, reworded", "place read, original"]
-    heads += ["place read, reworded", "right in one wording only", "McNemar's p"]
-    pairs, lines = compared(folder), []
-    for pair in pairs.itertuples():
-        shares = (pair.exact_original, pair.exact_reworded, pair.read_original, pair.read_reworded)
-        tested = ["-", "-"]
-        if not pd.isna(pair.p_mcnemar):
-            tested = [f"{pair.only_original:.0f} : {pair.only_reworded:.0f}", f"{pair.p_mcnemar:.2g}"]
-        told = [pair.model, f"{pair.parameters:,.0f}", pair.data, ASKED[pair.prompt]]
-        lines.append([*told, *(percent(share, pair.n) for share in shares), *tested])
-    have = {model.rpartition("/")[2] for model in pairs["model"]}
+    heads = ["model", "parameters", "data", "asked"]
+    heads += [f"{name}, {wording}" for name in SHARES.values() for wording in WORDINGS]
+    heads += ["right in one wording only", "McNemar's p"]
+    lines = []
+    for pair in asked(folder):
+        first, lost, won, p = pair.iloc[0], *pair[TESTED].bfill().iloc[0]
+        shares = [percent(pair[kind].get(wording, math.nan), first["n"]) for kind in SHARES for wording in WORDINGS]
+        told = [first["model"], f"{first['parameters']:,.0f}", first["data"], ASKED[first["prompt"]]]
+        lines.append([*told, *shares, shown(p, f"{lost:.0f} : {won:.0f}"), shown(p, "{:.2g}")])
+    have = {line[0].rpartition("/")[2] for line in lines}
     missing = [model for model in LISTED if model.rpartition("/")[2] not in have]
     lines += [[model, "-", "-", f"not run here: `make llm LLM={model}`", *"------"] for model in missing]
     return pd.DataFrame(lines, columns=heads)
@@ -300,7 +275,15 @@ def main(argv: list[str] | None = None) -> int:
     from report import experiment_tables
 
     tables = {"results": results, "all_results": all_results, "modern_llm": modern_llm} | experiment_tables.TABLES
-    fill({name: markdown(make(folder)) for name, make in tables.items()})
+    made = {}
+    for name, make in tables.items():
+        try:
+            made[name] = markdown(make(folder))
+        except KeyError as error:
+            raise UserError(
+                f"{folder}: the rows of table {name} are missing, or lack {error}; restore from git"
+            ) from None
+    fill(made)
     return 0
 
 

@@ -11,6 +11,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,42 +32,32 @@ from utils import cli, evaluate_places, fingerprint, read_pairs, read_text, writ
 CURVE_POINTS = 50  # of a loss curve
 
 
+@dataclass
 class Reproduction:
-    """The steps of one recipe and seed on one data set.
+    """The steps of one recipe and seed on one data set."""
 
-    Args:
-        recipe, seed: of all trainings.
-        data: folder with the four data files.
-        data_name: what the data is called in the results.
-        device: as in run.py.
-        out: folder of all that is written, TensorBoard's logs too; without it the project's root (and
-            expt/), or expt/RECIPE for a trial.
-        changes: of the recipe's settings, as `run.py --change` takes them.
-    """
+    recipe: str
+    seed: int
+    data: Path  # folder with the four data files
+    data_name: str  # in the rows
+    device: str  # as in run.py
+    out: Path | None = None  # of all that is written; without it the project's root and expt/, for a trial expt/RECIPE
+    changes: Sequence[str] = ()  # of the recipe's settings, as `run.py --change` takes them
 
-    def __init__(
-        self,
-        recipe: str,
-        seed: int,
-        data: Path,
-        data_name: str,
-        device: str,
-        out: Path | None = None,
-        changes: Sequence[str] = (),
-    ):
-        self.recipe, self.seed, self.data_name, self.device, self.changes = recipe, seed, data_name, device, changes
-        self.is_trial = RECIPES[recipe].people is not None
-        self.out = out or (ROOT / "expt" / recipe if self.is_trial else ROOT)
+    def __post_init__(self):
+        recipe = RECIPES[self.recipe]
+        self.is_trial = recipe.people is not None
+        self.out = self.out or (ROOT / "expt" / self.recipe if self.is_trial else ROOT)
         self.out.mkdir(parents=True, exist_ok=True)
-        self.data = small_data(data, self.out, RECIPES[recipe].people) if self.is_trial else data
-        command = f"python scripts/reproduce.py --recipe {recipe} --seed {seed}"
-        command += "" if data_name == "own" else f" --data FOLDER --data_name {shlex.quote(data_name)}"
-        self.provenance = rows.provenance(
-            command,
-            data_name,
+        self.logs = self.file("expt" if self.out == ROOT else "logs")
+        if self.is_trial:
+            self.data = small_data(self.data, self.out, recipe.people)
+        self.made = rows.provenance(
+            f"python scripts/reproduce.py --recipe {self.recipe} --seed {self.seed}{rows.data_flags(self.data_name)}",
+            self.data_name,
             fingerprint(read_text(self.data / "wiki.txt")),
-            seed,
-            settings=rows.settings_of(changed(RECIPES[recipe], changes)),
+            self.seed,
+            settings=rows.settings_of(changed(recipe, self.changes)),
         )
 
     def file(self, name: str) -> str:
@@ -82,15 +73,14 @@ class Reproduction:
         if function != "evaluate":
             argv += ["--recipe", self.recipe, "--resume"]
             argv += ["--change", *self.changes] if self.changes else []
-        if (logs := self.file("expt" if self.out == ROOT else "logs")) != "expt":
-            argv += ["--expt_dir", logs]
+        argv += ["--expt_dir", self.logs] if self.logs != "expt" else []
         argv += ["--seed", str(self.seed), "--device", self.device]
         print(f"\n$ python src/{script.__name__}.py {shlex.join(argv)}", flush=True)
         return script.main(argv)
 
     def train(self, function: str, variant: str, writes: str, reads: str | None = None) -> None:
         """Pretrain or finetune, unless the same training is complete."""
-        flags = {} if reads is None else {"reading_params_path": self.file(reads)}
+        flags = {"reading_params_path": self.file(reads)} if reads else {}
         flags["writing_params_path"] = self.file(writes)
         if function == "finetune":
             flags["finetune_corpus_path"] = self.file("birth_places_train.tsv")
@@ -106,25 +96,27 @@ class Reproduction:
             found[part] = self.do("evaluate", variant, **flags, outputs_path=self.file(f"{name}.{part}.predictions"))
         stamp = read_stamp(self.file(reads))
         trainings = [t for t in (stamp["pretraining"], stamp["training"]) if t is not None]
-        row = self.row(variant, dev=found["dev"].correct / found["dev"].total, n=found["dev"].total)
-        row |= {
-            "test": None,
-            "test_n": None,
-            "seconds": round(sum(t["seconds"] for t in trainings), 1),
-            "tokens": sum(t["tokens"] for t in trainings),
-            "loss": round(trainings[0]["loss"], 4),  # of the pretraining, where there is one
-        }
-        row |= {"precision": stamp["settings"]["precision"], "hardware": stamp["hardware"]}
+        dev, test, answers = found["dev"], found["test"], self.test_answers()
+        total, correct = evaluate_places(answers, test.predictions) if answers else (None, None)
+        row = self.row(
+            variant,
+            dev=dev.correct / dev.total,
+            n=dev.total,
+            test=correct / total if total else None,
+            test_n=int(total) if total else None,
+            seconds=round(sum(t["seconds"] for t in trainings), 1),
+            tokens=sum(t["tokens"] for t in trainings),
+            loss=round(trainings[0]["loss"], 4),  # of the pretraining, where there is one
+            precision=stamp["settings"]["precision"],
+            hardware=stamp["hardware"],
+        )
         if not self.is_trial and pick_device(self.device).type == "cpu":  # a yardstick for the seconds
             row["plain_step_seconds"] = round(speed.plain_step_seconds(self.file("wiki.txt"), variant), 3)
-        if (answers := self.test_answers()) is not None:
-            total, correct = evaluate_places(answers, found["test"].predictions)
-            row |= {"test": correct / total, "test_n": int(total)}
         return row
 
     def row(self, variant: str, **found) -> dict:
         """A row of results: what was found, and how."""
-        return self.provenance | {"variant": variant, "recipe": self.recipe} | found
+        return self.made | {"variant": variant, "recipe": self.recipe} | found
 
     def test_answers(self) -> Path | None:
         """The answers to the test questions, where we have them: to our own data."""
@@ -143,8 +135,7 @@ class Reproduction:
 
     def loss_curve(self, variant: str) -> list[dict]:
         """The loss of the last pretraining: a mean over each part of the steps. Empty if its log is gone."""
-        folder = self.out / ("expt" if self.out == ROOT else "logs")
-        logs = sorted(folder.glob(f"pretrain/run_{variant}_*"), key=lambda log: log.stat().st_mtime)
+        logs = sorted(Path(self.logs).glob(f"pretrain/run_{variant}_*"), key=lambda log: log.stat().st_mtime)
         if not logs:
             return []
         losses = scalars(logs[-1], "train/loss")
@@ -216,13 +207,11 @@ def small_data(data: Path, out: Path, people: int) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Run all steps and report."""
-    parser = argparse.ArgumentParser(description="Train and evaluate everything; show results, write the submission.")
+    about = "Train and evaluate everything; show results, write the submission."
+    parser = argparse.ArgumentParser(description=about, parents=[rows.flags(results=None)])
     parser.add_argument("--recipe", choices=RECIPES, default=MAIN_RECIPE, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--data", type=Path, default=ROOT, help="folder of the four data files (default: the project)")
-    parser.add_argument("--data_name", help="what the data is called in the results (default: own, or other)")
     parser.add_argument("--device", default="auto", help="default: %(default)s")
-    parser.add_argument("--results", type=Path, help="folder of the rows (default: expt/results, for a trial its own)")
     args = parser.parse_args(argv)
     data_name = args.data_name or rows.data_name(args.data)
     device = pick_device(args.device)

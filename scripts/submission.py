@@ -22,6 +22,7 @@ import re
 import sys
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -78,12 +79,7 @@ STARTER = {
 CODE_NAME = re.compile(r"[A-Za-z_]\w*\.py")  # neither macOS's ._run.py nor "run copy.py"
 JUNK = re.compile(r"(^|/)(__MACOSX/|__pycache__/|\.ipynb_checkpoints/|\.DS_Store$|\._[^/]*$|Thumbs\.db$)")
 
-
-class Finding(NamedTuple):
-    """A line of the report."""
-
-    status: str
-    text: str
+Finding = tuple[str, str]  # status and text: a line of the report
 
 
 class Data(NamedTuple):
@@ -124,7 +120,7 @@ class Archive:
         self.folder = folder if all(name.startswith(folder) for name in files) else ""
         self.files = {name.removeprefix(self.folder): entry for name, entry in files.items()}
 
-    def read(self, name: str, limit: int) -> bytes:
+    def read(self, name: str, limit: int = TEXT_LIMIT) -> bytes:
         """The content of a file. UserError: it is damaged, encrypted, or larger than the limit."""
         try:
             with self.zip.open(self.files[name]) as file:
@@ -137,34 +133,35 @@ class Archive:
 
     def text(self, name: str) -> str:
         """The content of a text file; any line ends become newlines. UserError: it is not UTF-8."""
-        raw = self.read(name, TEXT_LIMIT)
+        raw = self.read(name)
         try:
-            text = raw.decode("utf-8-sig")
+            return io.StringIO(raw.decode("utf-8-sig"), newline=None).read()
         except UnicodeDecodeError as error:
             line = raw[: error.start].count(b"\n") + 1
             raise UserError(f"{name}, line {line}: not UTF-8 text; save it as UTF-8") from None
-        return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def check_layout(archive: Archive, size: int) -> Iterator[Finding]:
     """Which files the zip of `size` bytes holds, and where."""
     if size >= GRADESCOPE:
-        yield Finding("PROBLEM", f"{size / MB:.1f} MB, Gradescope accepts {GRADESCOPE // MB} MB; train smaller models")
+        yield "PROBLEM", f"{size / MB:.1f} MB, Gradescope accepts {GRADESCOPE // MB} MB; train smaller models"
     if archive.folder:
-        yield Finding("note", f"everything lies in {archive.folder}, where an autograder may not look")
-    places = {posixpath.basename(name): name for name in archive.files}
-    expected = [*DELIVERABLES, *(f"src/{name}" for name in STARTER)]
+        yield "note", f"everything lies in {archive.folder}, where an autograder may not look"
+    remedies = {name: f"make it with scripts/{script}" for name, script in DELIVERABLES.items()}
+    remedies |= {f"src/{name}": "put it into src/" for name in STARTER}
     if "src/model.py" in archive.files:
-        expected.remove("src/models.py")
-    missing = {name: places.get(posixpath.basename(name)) for name in expected if name not in archive.files}
-    for name, elsewhere in missing.items():
-        makes = f"make it with scripts/{DELIVERABLES[name]}" if name in DELIVERABLES else "put it into src/"
-        yield Finding("MISSING", f"{name}: {f'{elsewhere} is in the wrong folder; move it' if elsewhere else makes}")
+        del remedies["src/models.py"]
+    known, places = set(remedies), {posixpath.basename(name): name for name in archive.files}
+    for name, remedy in remedies.items():
+        if name not in archive.files:
+            elsewhere = places.get(posixpath.basename(name))
+            known.add(elsewhere)
+            yield "MISSING", f"{name}: {f'{elsewhere} is in the wrong folder; move it' if elsewhere else remedy}"
     in_src = [name for name in archive.files if name.startswith("src/")]
     if wrong := [name for name in in_src if not name.endswith(".py")]:
-        yield Finding("PROBLEM", f"src/ may hold .py files only; take out {listed(wrong)}")
-    if extra := [name for name in archive.files if name not in {*expected, *in_src, *missing.values()}]:
-        yield Finding("note", f"not on the handout's list: {listed(extra)}; move code into src/, leave out the rest")
+        yield "PROBLEM", f"src/ may hold .py files only; take out {listed(wrong)}"
+    if extra := [name for name in archive.files if name not in known.union(in_src)]:
+        yield "note", f"not on the handout's list: {listed(extra)}; move code into src/, leave out the rest"
 
 
 def listed(names: list[str]) -> str:
@@ -172,25 +169,21 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+# Each check below returns the status and text of what it finds; UserError: there is a PROBLEM.
+
+
 def check_code(archive: Archive) -> Finding:
-    """Whether the handout's classes and functions are defined; nothing is parsed or run. UserError: they are not."""
-    code = [archive.read(name, TEXT_LIMIT).decode(errors="replace") for name in archive.files if name.endswith(".py")]
+    """Whether the handout's classes and functions are defined; nothing is parsed or run."""
+    code = [archive.read(name).decode(errors="replace") for name in archive.files if name.endswith(".py")]
     defined = re.findall(r"^\s*(?:class|def)\s+(\w+)", "\n".join(code), re.M)
     lacking = [f"{name} ({file})" for file, names in STARTER.items() for name in names if name not in defined]
     if lacking:
         raise UserError(f"src/: not defined: {', '.join(lacking)}; fill in the starter's gaps")
-    return Finding("ok", "src/: the handout's classes and functions are defined")
+    return "ok", "src/: the handout's classes and functions are defined"
 
 
-def model_shapes(characters: int, layers: int, width: int) -> dict[str, tuple[int, ...]]:
-    """The shapes that every hand-in's model shares: attention is the student's own work, positions may be rotary."""
-    with torch.device("meta"):  # no memory, no values
-        parameters = GPT(GPTConfig(characters, 1, layers, 1, width)).named_parameters()
-    return {name: tuple(p.shape) for name, p in parameters if name != "pos_emb" and ".attn." not in name}
-
-
-def check_params(archive: Archive, name: str, characters: int) -> Finding:
-    """Whether a parameter file is a whole model of its variant. UserError: it is not."""
+def check_params(archive: Archive, name: str, data: Data) -> Finding:
+    """Whether a parameter file is a whole model of its variant; attention may be the student's own work."""
     raw, variant = archive.read(name, PARAMS_LIMIT), name.split(".")[0]
     remedy = "save it with torch.save(model.state_dict(), path)"
     try:
@@ -202,20 +195,23 @@ def check_params(archive: Archive, name: str, characters: int) -> Finding:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{name}: not the state dict of a model, or larger than {PARAMS_LIMIT // MB} MB; {remedy}")
     shapes = {WRAPPERS.sub("", str(key)): tuple(tensor.shape) for key, tensor in state.items()}
-    known, width = (*shapes.get("head.weight", ()), 1, 1)[:2]
+    characters, width = (*shapes.get("head.weight", ()), 1, 1)[:2]
     layers = 1 + max((int(i) for key in shapes for i in re.findall(r"^blocks\.(\d{1,3})\.", key)), default=0)
-    for key, shape in model_shapes(known, layers, width).items():
-        if shapes.get(key) != shape:
-            raise UserError(f"{name}: {key} has not the shape {shape}, or is missing; {remedy}")
+    with torch.device("meta"):  # no memory, no values
+        expected = GPT(GPTConfig(characters, 1, layers, 1, width)).named_parameters()
+    for key, tensor in expected:
+        if ".attn." not in key and key != "pos_emb" and shapes.get(key) != tensor.shape:
+            raise UserError(f"{name}: {key} has not the shape {tuple(tensor.shape)}, or is missing; {remedy}")
     if ("pos_emb" in shapes) != (variant == "vanilla"):
         raise UserError(f"{name}: not a {variant} model (only vanilla has pos_emb); put in the right file")
-    if known != characters:
-        raise UserError(f"{name}: knows {known} characters, wiki.txt makes {characters}; give its folder with --data")
-    return Finding("ok", f"{name}: {variant}, {layers} layers, {width} wide, {known} characters")
+    if characters != data.characters:
+        made = f"knows {characters} characters, wiki.txt makes {data.characters}"
+        raise UserError(f"{name}: {made}; give its folder with --data")
+    return "ok", f"{name}: {variant}, {layers} layers, {width} wide, {characters} characters"
 
 
 def check_predictions(archive: Archive, name: str, data: Data) -> Finding:
-    """Number of lines and accuracy of a file of predictions. UserError: the number is wrong."""
+    """Number of lines and accuracy of a file of predictions."""
     model, part, _ = name.rsplit(".", 2)
     text, asked = archive.text(name), len(data.questions[part])
     lines = text.removesuffix("\n").split("\n") if text.strip() else []
@@ -224,12 +220,12 @@ def check_predictions(archive: Archive, name: str, data: Data) -> Finding:
         raise UserError(f"{name}: {len(lines)} lines, {part} has {asked} questions; {remedy}")
     total, correct = evaluate_places(data.answers[part], lines)
     if not total:
-        return Finding("ok", f"{name}: {len(lines)} lines")
+        return "ok", f"{name}: {len(lines)} lines"
     score, variant = f"{name}: {part} {percent(correct, total)}", model.split(".")[0]
     if model.endswith(".nopretrain") or correct >= BARS[variant] * total:
-        return Finding("ok", score)
+        return "ok", score
     status = "WARNING" if part == SCORED_ON[variant] else "note"
-    return Finding(status, f"{score}; the handout asks for {BARS[variant]:.0%} on {SCORED_ON[variant]}")
+    return status, f"{score}; the handout asks for {BARS[variant]:.0%} on {SCORED_ON[variant]}"
 
 
 def percent(correct: float, total: float) -> str:
@@ -237,40 +233,36 @@ def percent(correct: float, total: float) -> str:
     return f"{100 * correct / total:.1f} % ({correct:.0f} of {total:.0f})"
 
 
-def check_london(archive: Archive, data: Data) -> Finding:
-    """The baseline's accuracy, in per cent or as a share. UserError: it is not London's on dev."""
-    text = archive.text(LONDON)
+def check_london(archive: Archive, name: str, data: Data) -> Finding:
+    """Whether the baseline's accuracy, in per cent or as a share, is London's on dev."""
+    text = archive.text(name)
     total, correct = evaluate_places(data.answers["dev"], ["London"] * len(data.questions["dev"]))
     numbers = [float(number) for number in re.findall(r"(?<![\w.-])\d{1,9}(?:\.\d{1,20})?", text)]
     if not any(abs(value - 100 * correct / total) <= 0.05 for n in numbers for value in (n, 100 * n)):
-        raise UserError(
-            f"{LONDON}: holds {text.strip()[:20]!r}, London is right in {percent(correct, total)}; "
-            "make it with python src/london_baseline.py"
-        )
-    return Finding("ok", f"{LONDON}: {percent(correct, total)}")
+        right = f"London is right in {percent(correct, total)}"
+        raise UserError(f"{name}: holds {text.strip()[:20]!r}, {right}; make it with python src/london_baseline.py")
+    return "ok", f"{name}: {percent(correct, total)}"
+
+
+CHECKS = {".params": check_params, ".predictions": check_predictions, ".txt": check_london}
 
 
 def check_zip(file: BinaryIO, source: str, data: Data) -> list[Finding]:
     """All findings about a zip. UserError: it cannot be read at all."""
     archive = Archive(file, source)
     found = list(check_layout(archive, file.seek(0, io.SEEK_END)))
-    seen: dict[tuple[int, int], str] = {}
-    for name in ["src/", *(name for name in DELIVERABLES if name in archive.files)]:
+    files = {name: archive.files[name] for name in DELIVERABLES if name in archive.files}
+    for name in ("src/", *files):
         try:
-            if name == "src/":
-                found.append(check_code(archive))
-            elif name.endswith(".params"):
-                found.append(check_params(archive, name, data.characters))
-            elif name.endswith(".predictions"):
-                found.append(check_predictions(archive, name, data))
-            else:
-                found.append(check_london(archive, data))
+            check = CHECKS.get(posixpath.splitext(name)[1])
+            found.append(check(archive, name, data) if check else check_code(archive))
         except UserError as error:
-            found.append(Finding("PROBLEM", str(error)))
-    for name in (name for name in DELIVERABLES if name in archive.files):
-        first = seen.setdefault((archive.files[name].CRC, archive.files[name].file_size), name)
-        if first != name:
-            found.append(Finding("WARNING", f"{name}: the same as {first}; check that it is the right file"))
+            found.append(("PROBLEM", str(error)))
+    first: dict[tuple[int, int], str] = {}
+    for name, entry in files.items():
+        same = first.setdefault((entry.CRC, entry.file_size), name)
+        if same != name:
+            found.append(("WARNING", f"{name}: the same as {same}; check that it is the right file"))
     return found
 
 
@@ -294,7 +286,7 @@ def check_answers(folder: Path, data_folder: Path, data: Data) -> Iterator[Findi
             differing = [i + 1 for i, place in zip(chosen, given, strict=True) if place != stored[i]]
             if differing:
                 remedy = f"evaluate again without --precision, as scripts/{DELIVERABLES[name]} does"
-                yield Finding("PROBLEM", f"{name}, line {differing[0]}: {params} answers otherwise; {remedy}")
+                yield "PROBLEM", f"{name}, line {differing[0]}: {params} answers otherwise; {remedy}"
 
 
 def pack(folder: Path) -> bytes:
@@ -321,21 +313,27 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", type=Path, metavar="ZIP", help="check this zip, running none of its code")
     parser.add_argument("--test_answers", type=Path, metavar="FILE", help="test questions with answers, if known")
     args = parser.parse_args(argv)
-    data = read_data(args.data, args.test_answers)
-    if args.check is not None:
+    data, target = read_data(args.data, args.test_answers), args.output or args.folder / "assignment3.zip"
+    if args.check is None:
+        content = pack(args.folder)
+        found = check_zip(io.BytesIO(content), target.name, data)
+        if not errors(found):
+            found += check_answers(args.folder, args.data, data)
+    else:
         try:
             with args.check.open("rb") as file:
                 found = check_zip(file, str(args.check), data)
         except OSError as error:
             raise UserError(f"{args.check}: cannot be read ({error.strerror}); give the zip to check") from None
-        print_report(found)
-        return int(any(finding.status in ("MISSING", "PROBLEM", "WARNING") for finding in found))
-    content, target = pack(args.folder), args.output or args.folder / "assignment3.zip"
-    found = check_zip(io.BytesIO(content), target.name, data)
-    if not errors(found):
-        found += check_answers(args.folder, args.data, data)
-    print_report(found)
-    if wrong := errors(found):
+    for status, text in found:
+        print(f"{status:8} {text}")
+    counts = Counter(status for status, _ in found)
+    wrong, warnings = errors(found), counts["WARNING"]
+    total = f"{counts['MISSING']} MISSING, {counts['PROBLEM']} PROBLEM, {warnings} WARNING"
+    print(f"total: {total}; that the code works, and the report, are not checked")
+    if args.check is not None:
+        return int(bool(wrong) or warnings > 0)
+    if wrong:
         more = f" (and {len(wrong) - 1} more, see above)" if len(wrong) > 1 else ""
         raise UserError(f"{target.name} is not written: {wrong[0]}{more}")
     with atomic_write(target) as file:
@@ -346,15 +344,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def errors(found: list[Finding]) -> list[str]:
     """What keeps a zip from being handed in."""
-    return [finding.text for finding in found if finding.status in ("MISSING", "PROBLEM")]
-
-
-def print_report(found: list[Finding]) -> None:
-    """A line per finding, and how many there are of each kind."""
-    for finding in found:
-        print(f"{finding.status:8} {finding.text}")
-    counts = [f"{sum(f.status == status for f in found)} {status}" for status in ("MISSING", "PROBLEM", "WARNING")]
-    print(f"total: {', '.join(counts)}; that the code works, and the report, are not checked")
+    return [text for status, text in found if status in ("MISSING", "PROBLEM")]
 
 
 if __name__ == "__main__":

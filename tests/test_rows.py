@@ -84,8 +84,7 @@ def test_which_rows_belong_together():
     found = pd.DataFrame(made)
     assert rows.select(found, data="own", recipe=None)["date"].tolist() == ["1", "2"]
     assert rows.select(found, seed=0)["date"].tolist() == ["4"]
-    assert rows.select(found, current=True, hardware="gpu")["date"].tolist() == ["1"]
-    assert rows.select(found, current=True, hardware="cpu").empty and rows.select(found, recipe="best").empty
+    assert found[rows.is_current(found)]["date"].tolist() == ["1", "4"] and rows.select(found, recipe="best").empty
 
 
 def test_provenance_tells_the_commit_and_whether_the_code_has_changed(tmp_path, monkeypatch):
