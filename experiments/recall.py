@@ -87,7 +87,7 @@ def train(args: argparse.Namespace) -> None:
     if args.command == "learning":
         argv = ["pretrain", args.variant, f"{data}/wiki.txt", "--writing_params_path", f"{folder}/pretrain.params"]
         argv += ["--recipe", args.recipe, "--change", *changes, "--seed", str(args.seed), "--device", args.device]
-        probe = Probe(steps.provenance | run_of | here | told, data, args.results)
+        probe = Probe(steps.made | run_of | here | told, data, args.results)
         run.pretrain(
             options.parse(run.build_parser(), [*argv, "--resume", "--expt_dir", f"{folder}/logs"]), probe.trainer
         )
