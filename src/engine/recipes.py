@@ -66,7 +66,7 @@ RECIPES = {
     ),
     "best": Recipe(
         "fast with more epochs; about an hour per model on a CPU",
-        replace(PRETRAIN, max_epochs=140, batch_size=64),
+        replace(PRETRAIN, max_epochs=100, batch_size=64),
         FINETUNE,
         SCRATCH,
         Aim(),
