@@ -179,7 +179,7 @@ def load(path: Path, variant: str, is_pretrained: bool, data: Path, documents: C
         raise UserError(f"{path}: a model is expected that was {expected}; make it with `make run`")
     size = {"variant": variant, "dropout": None, **stamp["size"]}
     args = {"reading_params_path": path, "pretrain_corpus_path": data / "wiki.txt"}
-    return run.make_model(argparse.Namespace(**size, **args), documents), stamp
+    return run.make_model(argparse.Namespace(**size, **args), documents).eval(), stamp
 
 
 def stands_in(place: str, document: str) -> bool:

@@ -11,7 +11,7 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -245,6 +245,15 @@ def write(folder: Path) -> None:
     write_text(folder / "results.md", "\n\n".join(made) + "\n")
 
 
+def shown_on_page(make: Callable[[Path], pd.DataFrame], folder: Path) -> str:
+    """A table in Markdown, or that there are no rows for it."""
+    try:
+        found = make(folder)
+    except KeyError:  # a table without rows has no columns either
+        found = pd.DataFrame()
+    return markdown(found) if len(found) else "(no such rows in `results/`)"
+
+
 def fill(tables: dict[str, str]) -> None:
     """Put each table between its marks <!-- NAME --> and <!-- /NAME -->. UserError: no page has them."""
     left = set(tables)
@@ -275,13 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     from report import experiment_tables
 
     tables = {"results": results, "all_results": all_results, "modern_llm": modern_llm} | experiment_tables.TABLES
-    made = {}
-    for name, make in tables.items():
-        try:
-            made[name] = markdown(make(folder))
-        except KeyError:  # no rows, or not with the columns that the table shows
-            made[name] = "(no such rows in `results/`)"
-    fill(made)
+    fill({name: shown_on_page(make, folder) for name, make in tables.items()})
     return 0
 
 

@@ -120,6 +120,14 @@ def test_rows(lab: Path):
     assert {name: len(rows.read(f"analysis_{name}", lab)) for name in lengths} == lengths
 
 
+def test_models_are_asked_without_dropout(lab: Path):
+    """Two runs tell the same confidence. Bug: answers were given without dropout, the confidence in them with it."""
+    for folder in ("once", "again"):
+        assert ask(lab, "--data_name", "mine", "--results", str(lab / folder)) == 0
+    once, again = (rows.read("analysis_questions", lab / folder) for folder in ("once", "again"))
+    assert once["confidence"].tolist() == again["confidence"].tolist()
+
+
 BAD = [
     (lambda f: (f / "vanilla.model.params").unlink(), "vanilla.model.params: no such parameter file"),
     (lambda f: (f / "vanilla.model.params").rename(f / "vanilla.finetune.params"), "was finetuned from pretrained"),

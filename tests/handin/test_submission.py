@@ -217,13 +217,13 @@ def test_what_cannot_be_checked_is_refused(data, tmp_path):
 
 @pytest.fixture(scope="module")
 def delivered(tmp_path_factory) -> Path:
-    """A folder with data and every deliverable, of models trained for an epoch on invented people."""
+    """A folder with data and every deliverable, of models trained for some epochs on invented people."""
     write_data(folder := tmp_path_factory.mktemp("delivered"), invent_people(16, 6))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for seed, (model, (variant, params)) in enumerate(submission.MADE_BY.items()):
             train = f"finetune {variant} wiki.txt --writing_params_path {params} --seed {seed} --recipe smoke"
-            run.main(f"{train} --max_epochs 1 --finetune_corpus_path birth_places_train.tsv".split())
+            run.main(f"{train} --max_epochs 4 --finetune_corpus_path birth_places_train.tsv".split())
             for part, questions in (("dev", "birth_dev.tsv"), ("test", "birth_test_inputs.tsv")):
                 ask = f"evaluate {variant} wiki.txt --reading_params_path {params} --eval_corpus_path {questions}"
                 run.main(f"{ask} --outputs_path {model}.{part}.predictions".split())
