@@ -240,7 +240,12 @@ def modern_llm(folder: Path) -> pd.DataFrame:
 
 
 def write(folder: Path) -> None:
-    """Write results.md beside the rows of a folder: all models, and the question in two wordings."""
+    """Write results.md beside the rows of a folder: all models, and the question in two wordings.
+
+    Not for results/, whose tables stand in README.md and the other pages.
+    """
+    if folder.resolve() == rows.RESULTS:
+        return
     made = [markdown(table(folder)) for table in (all_results, modern_llm)]
     write_text(folder / "results.md", "\n\n".join(made) + "\n")
 
