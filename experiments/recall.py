@@ -79,10 +79,10 @@ def train(args: argparse.Namespace) -> None:
         print("has its rows")
         return
     words = [args.command, *(word for flag, value in (run_of | what).items() for word in (f"--{flag}", str(value)))]
-    words += [] if args.data_name == "own" else ["--data", "FOLDER", "--data_name", args.data_name]
     name = re.sub(r"\W+", "_", " ".join([args.data_name, *map(str, run_of.values()), *map(str, what.values())]))
     folder, data = args.out.resolve() / name, args.data.resolve()
-    told = what | {"command": shlex.join(["python", "experiments/recall.py", *words])}
+    command = shlex.join(["python", "experiments/recall.py", *words]) + rows.data_flags(args.data_name)
+    told = what | {"command": command}
     steps = Reproduction(args.recipe, args.seed, data, args.data_name, args.device, folder, changes)
     if args.command == "learning":
         argv = ["pretrain", args.variant, f"{data}/wiki.txt", "--writing_params_path", f"{folder}/pretrain.params"]

@@ -1,5 +1,6 @@
 """experiments/recall.py: changed recipes, trainings and their rows, and what is read from finished trainings."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,14 @@ def test_every_ablation_changes_the_recipe():
 def test_a_change_that_the_recipe_does_not_know_is_refused(change: str):
     with pytest.raises(UserError, match=f"^--change {change}: "):
         changed(FAST, [change])
+
+
+@pytest.mark.parametrize("change, name", [({"few": -3}, "few"), ({"decay_shape": "square"}, "decay_shape")])
+def test_a_change_to_a_value_that_makes_no_sense_is_refused(change: dict, name: str):
+    """Bug: it ended in a traceback."""
+    documents = CharCorruptionDataset(DOCUMENTS, 128)
+    with pytest.raises(UserError, match=f"^--change: TrainerConfig: {name} is "):
+        apply(replace(FAST.pretrain, **change), FAST.spans, documents, documents, TrainerConfig())
 
 
 @pytest.mark.parametrize("recipe", ["fast", "handout", "excerpts"])

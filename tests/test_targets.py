@@ -17,35 +17,35 @@ from test_dataset import M, P, draw, text_of
 PERSON = "Émile Noß. Émile Noß was born in Bonn and lived in Rome. Émile liked McKay's X2 in Rome."
 TITLE, BODY = PERSON[:11], PERSON[11:]
 
-# Weights of the words that are asked for: 60 for the first place, 10 for another place, 1 for any other new word.
+# What the new words are: 2 the first place, 1 another place, 0 any other new word.
 BIOGRAPHIES = [
-    ("Ann Li. |Ann Li (3 May 1822 Rome -- 1 June 1880 Pisa) drew .", {"Rome": 60, "Pisa": 10}),
-    ("Ann Li. |Ann Li was born on 3 May 1822 near Rome in Italy .", {"Rome": 60, "Italy": 10}),
-    ("Ann Li. |Born in Los Angeles, California .", {"Born": 1, "Los": 10, "Angeles": 1, "California": 60}),
-    ("Ann Li. |Ann Li was born in Paris, Texas, America .", {"Paris": 60, "Texas": 10, "America": 1}),
-    ("Ann Li. |Ann Li was born in Łódź, Poland .", {"Łódź": 10, "Poland": 60}),
-    ("Ann Li. |Ann Li, born in the U.S. at Oslo, sang .", {"U": 10, "S": 1, "Oslo": 60}),
-    ("Ann Li. |Raised in Oslo, Ann Li was born in Rome .", {"Raised": 1, "Oslo": 10, "Rome": 60}),
-    ("Ann Li. |Ann Li of Oslo, born " + "very " * 12 + "poor, died in Rome .", {"Oslo": 10, "Rome": 60}),
-    ("Ann Li. |Ann Li of Oslo, born " + "very " * 16 + "poor, died in Rome .", {"Oslo": 60, "Rome": 10}),
-    ("Ann Li. |Ann Li was reborn in Rome, but born in Oslo .", {"Rome": 10, "Oslo": 60}),
-    ("Ann Li. |Paris adored Rodin .", {"Paris": 60, "Rodin": 1}),  # no place
-    ("Ann Li. |New-Age singers liked Ann, and Bo did .", {"New": 1, "Age": 60, "Bo": 1}),
-    ("Ann Li. |Ann was born in Li, Rome .", {"Rome": 60}),  # words of the title are not new
-    ("Ann Li. |Ann Li was born in Rome. Rome wept, She left Oslo .", {"Rome": 60, "She": 1, "Oslo": 1}),
-    ("J. R. Roe. |J. R. Roe was born in Rome .", {"Rome": 60}),  # initials do not end a title
+    ("Ann Li. |Ann Li (3 May 1822 Rome -- 1 June 1880 Pisa) drew .", {"Rome": 2, "Pisa": 1}),
+    ("Ann Li. |Ann Li was born on 3 May 1822 near Rome in Italy .", {"Rome": 2, "Italy": 1}),
+    ("Ann Li. |Born in Los Angeles, California .", {"Born": 0, "Los": 1, "Angeles": 0, "California": 2}),
+    ("Ann Li. |Ann Li was born in Paris, Texas, America .", {"Paris": 2, "Texas": 1, "America": 0}),
+    ("Ann Li. |Ann Li was born in Łódź, Poland .", {"Łódź": 1, "Poland": 2}),
+    ("Ann Li. |Ann Li, born in the U.S. at Oslo, sang .", {"U": 1, "S": 0, "Oslo": 2}),
+    ("Ann Li. |Raised in Oslo, Ann Li was born in Rome .", {"Raised": 0, "Oslo": 1, "Rome": 2}),
+    ("Ann Li. |Ann Li of Oslo, born " + "very " * 12 + "poor, died in Rome .", {"Oslo": 1, "Rome": 2}),
+    ("Ann Li. |Ann Li of Oslo, born " + "very " * 16 + "poor, died in Rome .", {"Oslo": 2, "Rome": 1}),
+    ("Ann Li. |Ann Li was reborn in Rome, but born in Oslo .", {"Rome": 1, "Oslo": 2}),
+    ("Ann Li. |Paris adored Rodin .", {"Paris": 2, "Rodin": 0}),  # no place
+    ("Ann Li. |New-Age singers liked Ann, and Bo did .", {"New": 0, "Age": 2, "Bo": 0}),
+    ("Ann Li. |Ann was born in Li, Rome .", {"Rome": 2}),  # words of the title are not new
+    ("Ann Li. |Ann Li was born in Rome. Rome wept, She left Oslo .", {"Rome": 2, "She": 0, "Oslo": 0}),
+    ("J. R. Roe. |J. R. Roe was born in Rome .", {"Rome": 2}),  # initials do not end a title
     ("Ann Li. |Ann Li was born in 1822 and died in May .", {}),
-    ("|Born in Rome", {"Born": 1, "Rome": 60}),  # no title
+    ("|Born in Rome", {"Born": 0, "Rome": 2}),  # no title
 ]
 
 
 @pytest.mark.parametrize("document, wanted", BIOGRAPHIES)
 def test_what_is_asked_for(document, wanted):
-    """The capitalised words after the title (which ends at the bar) that are new, in order, with their weights."""
+    """The capitalised words after the title (which ends at the bar) that are new, in order, and what they are."""
     title, body = document.split("|")
-    length, words, weights = new_words(title + body, 60.0, 10.0)
+    length, words, kinds = new_words(title + body)
     found = [(title + body)[start : start + n] for start, n in words]
-    assert (length, list(zip(found, weights, strict=True))) == (len(title), list(wanted.items()))
+    assert (length, list(zip(found, kinds, strict=True))) == (len(title), list(wanted.items()))
 
 
 AIMS = sorted({recipe.spans for recipe in RECIPES.values() if isinstance(recipe.spans, Aim)}, key=str)

@@ -65,7 +65,7 @@ RECIPES = {
         Aim(),
     ),
     "best": Recipe(
-        "fast with more epochs; about an hour per model on a CPU",
+        "fast with about four times the epochs",
         replace(PRETRAIN, max_epochs=100, batch_size=64),
         FINETUNE,
         SCRATCH,
@@ -127,6 +127,9 @@ def apply(
 
     Returns:
         The dataset to train on, the config, and what Trainer takes as `make_optimizers`.
+
+    Raises:
+        UserError: a changed setting has a value that makes no sense.
     """
     corrupted = documents
     if isinstance(spans, Aim):
@@ -137,9 +140,12 @@ def apply(
         dataset = corrupted
     elif phase.with_documents:
         dataset = Together(dataset, corrupted)
-    if phase.few is not None:
-        config = replace(config, few=phase.few, few_epochs=config.max_epochs // 3)
-    if phase.decay_shape is not None:
-        positions = len(dataset) * len(dataset[0][0]) * config.max_epochs  # the decay ends with the run
-        config = replace(config, decay_shape=phase.decay_shape, final_tokens=positions)
+    try:
+        if phase.few:
+            config = replace(config, few=phase.few, few_epochs=config.max_epochs // 3)
+        if phase.decay_shape is not None:
+            positions = len(dataset) * len(dataset[0][0]) * config.max_epochs  # the decay ends with the run
+            config = replace(config, decay_shape=phase.decay_shape, final_tokens=positions)
+    except ValueError as error:
+        raise UserError(f"--change: {error}") from None
     return dataset, config, muon_and_adamw(phase.muon_lr) if phase.muon_lr else adamw

@@ -32,15 +32,15 @@ def is_place(word: re.Match, document: str) -> bool:
 
 
 @lru_cache(2**14)
-def new_words(document: str, first_place: float, other_place: float) -> tuple[int, list[tuple[int, int]], list[float]]:
+def new_words(document: str) -> tuple[int, list[tuple[int, int]], list[int]]:
     """The words of a document that must be remembered: capitalised, after the title, not seen before in it.
 
     Such a word cannot be copied from the text before it (salient spans: Guu et al. 2020, Roberts et al. 2020). Months
     do not count. Of the places, those soon after "born" come first, and of these the ones of a single word.
 
     Returns:
-        The length of the title, (start, length) of each word, and its weight: first_place for the first place,
-        other_place for other places, 1 for any other word.
+        The length of the title, (start, length) of each word, and what it is: 2 for the first place (or the first word
+        of a document without a place), 1 for other places, 0 for any other word.
     """
     found = TITLE.match(document)
     title = found.end() if found else 0
@@ -61,8 +61,8 @@ def new_words(document: str, first_place: float, other_place: float) -> tuple[in
 
     places = sorted((word for word in new if is_place(word, document)), key=rank)
     first = (places or sorted(new, key=lambda word: rank(word)[1:]))[:1]
-    weights = [first_place if word in first else other_place if word in places else 1.0 for word in new]
-    return title, [(word.start(), len(word.group())) for word in new], weights
+    kinds = [2 if word in first else 1 if word in places else 0 for word in new]
+    return title, [(word.start(), len(word.group())) for word in new], kinds
 
 
 def first_place(document: str, longest: int) -> tuple[int, int, int] | None:
@@ -70,9 +70,9 @@ def first_place(document: str, longest: int) -> tuple[int, int, int] | None:
 
     Without a place, of the first new word; None if there is neither, or if it follows the title at once.
     """
-    title, words, weights = new_words(document, first_place=3.0, other_place=2.0)
-    within = [(weight, word) for weight, word in zip(weights, words, strict=True) if sum(word) <= longest]
-    _, (start, length) = max(within, key=lambda found: found[0], default=(0, (0, 0)))
+    title, words, kinds = new_words(document)
+    within = [(kind, word) for kind, word in zip(kinds, words, strict=True) if sum(word) <= longest]
+    _, (start, length) = max(within, key=lambda found: found[0], default=(0, (0, 0)))  # of equals the first
     return (title, start, length) if start > title else None
 
 
@@ -163,7 +163,8 @@ class Excerpts(CharCorruptionDataset):
     def __getitem__(self, idx: int) -> tuple[Tensor, Tensor]:
         """(x, y), each a LongTensor of block_size."""
         document, cut = self.data[idx][: 4 * self.block_size], self.cut
-        title, words, weights = new_words(document, cut.first_place, cut.other_place)
+        title, words, kinds = new_words(document)
+        weights = [(1.0, cut.other_place, cut.first_place)[kind] for kind in kinds]
         fitting = [title + length <= self.longest for _, length in words]
         if not any(fitting):
             return super().__getitem__(idx)
