@@ -36,9 +36,11 @@ REPRODUCE = $(PY) scripts/reproduce.py $(if $(RECIPE),--recipe $(RECIPE)) --seed
 run: .venv/ready
 	$(REPRODUCE) $(if $(RESULTS),--results "$(RESULTS)")
 
-# What git keeps: `make run` with its rows in results/, then the tables, figures and page of all rows there.
+# What git keeps: `make run` with its rows in results/, what our own models answer to invented names, then the tables,
+# figures and page of all rows there.
 results: .venv/ready
 	$(REPRODUCE) --results results
+	$(if $(filter .,$(DATA)),$(PY) experiments/confidence.py)
 	$(PY) report/tables.py
 	$(PY) report/figures.py
 	$(PY) report/page.py

@@ -256,12 +256,17 @@ def test_blanks_in_the_variables_of_make():
 
 
 def test_data_and_page_of_make():
-    """Bugs: `make llm` asked about the data here whatever DATA said, and `make results` left index.html as it was."""
+    """`make llm` asks about the data in DATA; `make results` makes the page, and the rows that it needs.
+
+    Bugs: `make llm` always asked about the data here; `make results` left index.html as it was, then ended in an error.
+    """
     asked, kept = make("-n", "llm", "DATA=theirs", "DATA_NAME=course").split("src/modern_llm.py")[1].splitlines()
     assert '--eval_corpus_path "theirs/birth_dev.tsv"' in asked
     assert 'report/llm.py --data "theirs" --data_name "course" --results "expt/results"' in kept
+    programs = ["reproduce.py", "confidence.py", "tables.py", "figures.py", "page.py"]
     printed = make("-n", "results")
-    assert "--results results" in printed and "report/page.py" in printed.split("report/tables.py")[1]
+    assert "--results results" in printed and re.findall(r"\w+\.py", printed) == programs
+    assert "confidence.py" not in make("-n", "results", "DATA=theirs")  # its rows would hold their questions
 
 
 def test_settings_of_other_installs(monkeypatch):
