@@ -46,11 +46,10 @@ ABLATIONS = {
     "as it is": [],
     "no curriculum": ["pretrain.few=None"],
     "AdamW alone": ["pretrain.muon_lr=None"],
-    "batch 256": ["pretrain.batch_size=256"],
+    "batch 128": ["pretrain.batch_size=128"],
     "finetuning on the pairs alone": ["finetune.with_documents=False"],
     "uniform lengths and spans": ["spans=None"],
     "cut anywhere": ["spans.cut_behind=0"],
-    "whole titles": ["spans.cut_title=0"],
     "spans anywhere": ["spans.spans_at_place=False"],
     "no third MASK": ["spans.last_mask=False"],
 }

@@ -46,8 +46,7 @@ class TrainerConfig:
     callbacks: list["Callback"] = field(default_factory=list)
 
     def __post_init__(self):
-        leasts = {"max_epochs": 1, "batch_size": 1, "micro_rows": 1, "num_workers": 0, "few": 0, "weight_decay": 0}
-        for name, least in leasts.items():
+        for name, least in (("max_epochs", 1), ("batch_size", 1), ("micro_rows", 1), ("num_workers", 0), ("few", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"TrainerConfig: {name} is {value}; at least {least} is needed")

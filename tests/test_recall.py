@@ -62,9 +62,7 @@ def test_exposures_are_what_the_training_drew(recipe: str):
         settings["spans"] = str(spans)
     expected = dict.fromkeys(PEOPLE, 0)
     for before, behind, span, *_ in drawn(RECIPES[recipe], 40):
-        text = before + span + behind  # a piece of a document, or what holds the name
-        lines = zip(PEOPLE, DOCUMENTS.split("\n"), strict=True)
-        (name,) = (name for name, line in lines if text in line or name[:4] in text)
+        name = next(name for name in PEOPLE if name[:4] in before + span + behind)
         expected[name] += PEOPLE[name] in span
     documents = CharCorruptionDataset(DOCUMENTS, 128)
     assert recall.times_asked(settings, documents, PEOPLE) == expected and sum(expected.values()) > 5

@@ -25,7 +25,6 @@ class Phase:
     batch_size: int | None = None
     learning_rate: float | None = None
     dropout: float | None = None
-    weight_decay: float | None = None
     muon_lr: float | None = None  # peak rate of Muon, for the matrices in the blocks; None: AdamW for everything
     decay_shape: str | None = None  # of the learning rate, which then decays until the end of the run
     few: int | None = None  # documents that the first third of the epochs is made of (see `batches.Batches`)
@@ -45,14 +44,15 @@ class Recipe:
 
 
 # Muon for the matrices (AdamW for the rest) needs far fewer epochs than AdamW alone. Dropout would slow memorization.
-MUON = Phase(learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear")
-PRETRAIN = replace(MUON, max_epochs=20, batch_size=64, weight_decay=0.03, few=500)
+PRETRAIN = Phase(
+    max_epochs=24, batch_size=32, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear", few=500
+)
 # Finetuning teaches the form of a question. It keeps training on the documents, or the model would forget them.
 FINETUNE = Phase(
-    max_epochs=2, batch_size=64, learning_rate=5e-4, dropout=0.0, decay_shape="linear", with_documents=True
+    max_epochs=3, batch_size=64, learning_rate=1e-3, dropout=0.0, decay_shape="linear", with_documents=True
 )
 # The control without pretraining: five epochs over the pairs are enough to learn to spell places.
-SCRATCH = replace(MUON, max_epochs=5, batch_size=64)
+SCRATCH = replace(PRETRAIN, max_epochs=5, batch_size=64, few=None)
 
 RECIPES = {
     "handout": Recipe("the handout's hyperparameters (650 epochs)"),
@@ -66,14 +66,14 @@ RECIPES = {
     ),
     "best": Recipe(
         "fast with about four times the epochs",
-        replace(PRETRAIN, max_epochs=80),
+        replace(PRETRAIN, max_epochs=100, batch_size=64),
         FINETUNE,
         SCRATCH,
         Aim(),
     ),
     "excerpts": Recipe(
         "does not keep part (e): a title and a few characters around one word, which is asked for",
-        replace(MUON, max_epochs=40, batch_size=32, muon_lr=0.01),
+        replace(PRETRAIN, max_epochs=40, muon_lr=0.01, few=None),
         replace(FINETUNE, max_epochs=4, learning_rate=3e-4),
         SCRATCH,
         Cut(),
@@ -141,8 +141,6 @@ def apply(
     elif phase.with_documents:
         dataset = Together(dataset, corrupted)
     try:
-        if phase.weight_decay is not None:
-            config = replace(config, weight_decay=phase.weight_decay)
         if phase.few:
             config = replace(config, few=phase.few, few_epochs=config.max_epochs // 3)
         if phase.decay_shape is not None:

@@ -83,15 +83,12 @@ class Aim:
     Attributes:
         cut_behind: share of the documents that are cut soon after their place; the others are cut anywhere.
         nearness: how soon: at the share u**nearness of the remaining text, u uniform.
-        cut_title: share of these documents that begin within the title, at the latest with its last word; so names
-            are met at other positions than the first, as in a question.
         spans_at_place: False for the handout's spans, which lie anywhere.
         last_mask: whether an example ends with a third MASK, which the handout leaves open.
     """
 
     cut_behind: float = 0.9
     nearness: float = 4.0
-    cut_title: float = 0.5
     spans_at_place: bool = True
     last_mask: bool = True
 
@@ -105,40 +102,31 @@ class Spans(CharCorruptionDataset):
         self.has_last_mask = aim.last_mask
 
     def truncate(self, document: str) -> str:
-        """Each length of 4 .. block_size * 7/8 is possible; the likeliest documents end soon after the place."""
+        """Each length of 4 .. block_size * 7/8 is possible; the likeliest end soon after the place."""
         is_cut_behind = random.random() < self.aim.cut_behind
         found = first_place(document, self.longest)
         if not is_cut_behind or not found:
             return super().truncate(document)
-        title, start, length = found
+        _, start, length = found
         rest = min(len(document), self.longest) - (start + length)
-        end = start + length + int((rest + 1) * random.random() ** self.aim.nearness)
-        begin = 0
-        if title and random.random() < self.aim.cut_title:
-            begin = random.randint(0, document.rfind(" ", 0, title - 1) + 1)
-        return document[begin : max(begin + 4, end)]
+        return document[: max(4, start + length + int((rest + 1) * random.random() ** self.aim.nearness))]
 
     def choose_span(self, document: str) -> tuple[int, int]:
-        """The place, or all that stands between a name and the place; a quarter is cut out on average.
+        """The place, or all that stands between the title and the place; a quarter is cut out on average.
 
-        With all between cut out, the name stands directly before the place, as in a question: "Ann Li. Ann Li MASK Rome
-        MASK was born in ". Between is what follows the first mention of the name after the title, or else the title.
-        Where no shares of place and between make a quarter, the span is the handout's.
+        With all between cut out, the name alone stands before the place ("Ann Li. MASK Rome MASK Ann Li was born in "),
+        as in a question. Where no shares of the two make a quarter, the span is the handout's.
         """
         found = first_place(document, len(document))
         if not self.aim.spans_at_place or not found:
             return super().choose_span(document)
         title, start, length = found
-        quarter = len(document) / 4
-        name = re.escape(document[: max(0, title - 2)])  # what is left of it
-        mention = re.search(rf"{name}\b", document[title:start])
-        for behind in (title + mention.end() if mention else title, title):
-            between = start - behind
-            if length < quarter < between:
-                if random.random() < (quarter - length) / (between - length):
-                    return behind, between
-                return start, length
-        return super().choose_span(document)
+        quarter, between = len(document) / 4, start - title
+        if not length < quarter < between:
+            return super().choose_span(document)
+        if random.random() < (quarter - length) / (between - length):
+            return title, between
+        return start, length
 
 
 @dataclass(frozen=True)
