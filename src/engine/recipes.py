@@ -49,7 +49,7 @@ PRETRAIN = Phase(
 )
 # Finetuning teaches the form of a question. It keeps training on the documents, or the model would forget them.
 FINETUNE = Phase(
-    max_epochs=3, batch_size=64, learning_rate=1e-3, dropout=0.0, decay_shape="linear", with_documents=True
+    max_epochs=2, batch_size=64, learning_rate=5e-4, dropout=0.0, decay_shape="linear", with_documents=True
 )
 # The control without pretraining: five epochs over the pairs are enough to learn to spell places.
 SCRATCH = replace(PRETRAIN, max_epochs=5, batch_size=64, few=None)
