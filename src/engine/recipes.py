@@ -82,7 +82,7 @@ RECIPES = {
     "smoke": Recipe(
         "fast on 60 people, to see that everything works",
         replace(PRETRAIN, max_epochs=60, batch_size=16),
-        replace(FINETUNE, max_epochs=15, batch_size=16),
+        replace(FINETUNE, max_epochs=15, batch_size=16, learning_rate=1e-3),
         replace(SCRATCH, max_epochs=15, batch_size=16),
         Aim(),
         people=60,
