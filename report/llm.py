@@ -69,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
         )
     for (model, prompt, _), (settings, notes) in found.items():
         made = {"hardware": settings.get("hardware"), "precision": settings["precision"]}
-        made = rows.provenance(f"make llm LLM={model}", name, corpus, **made)
+        command = f"make llm LLM={model}" if "/" in model else "make llm"  # of a file only the name is known
+        made = rows.provenance(command, name, corpus, **made)
         _, original = found.get((model, prompt, "original"), (None, []))
         rows.add("modern_llm_replies", [made | reply for reply in reply_rows(settings, notes, names)], args.results)
         print(f"a row in {rows.add('modern_llm', made | measured(settings, notes, original), args.results)}")
