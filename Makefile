@@ -3,7 +3,8 @@
 # make test  environment and the test suite   (make test-slow: the tests that take minutes each)
 # make results   make run, with its rows among those that git keeps
 # make llm   part 4 with an instruction-tuned model   (LLM=hub id, folder or .gguf file; default: the one of make llm-model)
-# make report   the written answers as a PDF, from the results that git keeps   (RESULTS=expt/results: from those of make run)
+# make report   the written answers as a PDF, report/report.pdf from the results that git keeps   (RESULTS=expt/results,
+#     or any other variable: expt/report/report.pdf, from those results)
 PYTHON ?= python3
 SEED ?= 0
 DEVICE ?= auto
@@ -29,6 +30,8 @@ LLM ?= $(GGUF)
 
 # Data and run that are meant, for every program alike.
 ABOUT = --data "$(DATA)" $(if $(DATA_NAME),--data_name "$(DATA_NAME)")
+# What says that another run is meant than the tracked one.
+OTHER_RUN = $(RESULTS)$(RECIPE)$(DATA_NAME)$(filter-out .,$(DATA))$(filter-out 0,$(SEED))
 REPRODUCE = $(PY) scripts/reproduce.py $(if $(RECIPE),--recipe $(RECIPE)) --seed $(SEED) --device $(DEVICE) $(ABOUT)
 
 .PHONY: run results test test-slow lint submission corpus llm llm-model report clean
@@ -37,7 +40,7 @@ run: .venv/ready
 	$(REPRODUCE) $(if $(RESULTS),--results "$(RESULTS)")
 
 # What git keeps: `make run` with its rows in results/, what our own models answer to invented names, then the tables,
-# figures and page of all rows there.
+# figures and page of all rows there. (Afterwards report/report.pdf is of other rows: `make report` makes it anew.)
 results: .venv/ready
 	$(REPRODUCE) --results results
 	$(if $(filter .,$(DATA)),$(PY) experiments/confidence.py)
@@ -81,7 +84,7 @@ report: .venv/ready
 	@command -v latexmk >/dev/null || { echo "the report needs LaTeX; on Debian: apt-get install latexmk texlive-latex-recommended lmodern"; exit 2; }
 	$(PY) report/latex.py --results "$(or $(RESULTS),results)" --seed $(SEED) $(if $(RECIPE),--recipe $(RECIPE)) $(ABOUT)
 	TEXINPUTS=expt/report: latexmk -pdf -silent -halt-on-error -outdir=expt/report report/report.tex
-	@echo expt/report/report.pdf
+	$(if $(OTHER_RUN),@echo expt/report/report.pdf,cp expt/report/report.pdf report/report.pdf)
 
 # Remove what was trained and written, but not the environment, the data or the results.
 clean:

@@ -316,6 +316,21 @@ def test_the_pdf(folder):
         assert told in text
 
 
+def test_the_pdf_that_git_keeps(tmp_path):
+    """Every number of report/report.pdf is that of results/ today; `make report` makes it anew."""
+    assert latex.main([f"--out={tmp_path}"]) == 0
+    used = (rows.ROOT / "report" / "report.tex").read_text(encoding="utf-8")
+    written = dict(re.findall(r"\\newcommand{\\(\w+)}{(.*)}\n", (tmp_path / "numbers.tex").read_text(encoding="utf-8")))
+    pdf = rows.ROOT / "report" / "report.pdf"
+    text = subprocess.run(["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True).stdout
+    number = re.compile(r"\d[\d,.]*(?<=\d)")
+    told = set(number.findall(text))
+    assert len(written) > 50 and text.count("birthplace") > 20
+    for name, value in written.items():
+        if rf"\{name}" in used:
+            assert told.issuperset(number.findall(value)), (name, value)
+
+
 def test_every_letter_can_be_printed(tmp_path):
     """What `tex` lets through, LaTeX has a glyph for."""
     letters = tables.tex("".join(map(chr, range(32, 383))) + "–—‘’“”…")
