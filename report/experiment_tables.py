@@ -19,7 +19,7 @@ STUDENTS = {
     "rope": ((2.74, 2.10, 1.40, 1.06, 0.82, 0.58, 0.48, 0.475), (2.75, 2.16, 1.47, 1.06, 0.83, 0.59, 0.49, 0.486)),
     "vanilla": ((2.92, 2.55, 2.24, 1.48, 0.94, 0.62, 0.50, 0.494), (2.95, 2.59, 2.36, 1.53, 0.98, 0.66, 0.53, 0.525)),
 }
-TIMES_ASKED = (0, 1, 4, 8, 12, 16, 20, 25, 30, 40, 60, 100, 200, math.inf)  # limits of the ranges
+TIMES_ASKED = (0, 1, 4, 8, 12, 20, 30, 40, 60, 100, 200, math.inf)  # limits of the ranges
 POSITIONS = {"33 to 64": 64, "65 to 128": 128, "129 to 192": 192, "193 to 256": 256}  # ranges, and where they end
 
 
@@ -61,23 +61,8 @@ def exposure_bins(folder: Path) -> pd.DataFrame:
     found["range"] = pd.cut(found["times"], TIMES_ASKED, right=False)
     found["all_times"] = found["times"] * found["n"]
     run = [*rows.RUN[:-1], "epochs", "corpus"]
-    bins = found.groupby([*run, "range"], observed=True, as_index=False).agg(
-        first=("times", "min"),
-        last=("times", "max"),
-        all_times=("all_times", "sum"),
-        n=("n", "sum"),
-        right=("right", "sum"),
-    )
+    bins = found.groupby([*run, "range"], observed=True, as_index=False)[["all_times", "n", "right"]].sum()
     return bins.assign(mean=bins["all_times"] / bins["n"], share=bins["right"] / bins["n"])
-
-
-def exposures(folder: Path) -> pd.DataFrame:
-    """Right answers by how often the pretraining asked for the place."""
-    found = exposure_bins(folder)
-    found["asked"] = [" to ".join(map(str, sorted({row.first, row.last}))) for row in found.itertuples()]
-    found["percent"] = percents(found["right"], found["n"])
-    heads = "data | variant | recipe | epochs | times asked | questions | right (95 %)"
-    return lines(found, heads, "{data} | {variant} | {recipe} | {epochs} | {asked} | {n} | {percent}")
 
 
 def losses(folder: Path) -> pd.DataFrame:
@@ -239,5 +224,5 @@ def spread(found: pd.DataFrame, line: str, column: str, value: str, form: str) -
 
 
 TABLES: dict[str, Callable[[Path], pd.DataFrame]] = {name: partial(recipes, name) for name in ("curve", "ablation")}
-TABLES |= {make.__name__: make for make in (exposures, losses, positions, confidence, kinds, guesses, namesakes)}
+TABLES |= {make.__name__: make for make in (losses, positions, confidence, kinds, guesses, namesakes)}
 TABLES |= {make.__name__: make for make in (robustness, speed, tricks, processes, beside, proof)}
