@@ -253,6 +253,7 @@ def wordings(run: Run) -> dict[str, str]:
         "changedCount": f"{len(changed)}",
         "changedWrong": f"{len(wrong)}",
         "changedTrain": f"{wrong['reworded_answer'].isin(read_places(run.data / settings.PAIRS).values()).sum()}",
+        "changedHolds": f"{sum(map(str.__contains__, wrong['reworded_answer'], wrong['truth']))}",
         "parameters": f"{ours['parameters']:,.0f}",
         "llmName": rf"\code{{{tex(reworded['model'])}}}",
         "llmParameters": f"{reworded['parameters']:,.0f}",
@@ -349,7 +350,7 @@ def example_table(run: Run) -> str:
     right, shown = questions[questions["right"]], questions[:0]
     for i, wrong in questions[~questions["right"]].head(EXAMPLES).iterrows():
         nearest = (right["confidence"] - wrong["confidence"]).abs().sort_values(kind="stable").index[:1]
-        shown = pd.concat([shown, questions.loc[[i, *nearest]]])
+        shown, right = pd.concat([shown, questions.loc[[i, *nearest]]]), right.drop(nearest)
     shown = shown.assign(kind=shown["right"].map({True: "right", False: "wrong"}))
     shown["confidence"] = shown["confidence"].map("{:.2f}".format)
     heads = {"name": "person", "answer": "answer", "truth": "birthplace", "confidence": "confidence", "kind": ""}
