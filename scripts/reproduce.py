@@ -159,24 +159,27 @@ class Reproduction:
             machine = {name: trained[name] for name in ("hardware", "precision")}
             if curve := [self.row(variant, **part, **machine) for part in self.loss_curve(variant)]:
                 rows.add("loss_curve", curve, results)
+        rows.add("controls", controls, results)
         print("\n=== part 4(a): the question in other words")
+        self.reworded(machine, results)
+
+    def reworded(self, told: dict, results: Path) -> None:
+        """Part 4(a): ask the finetuned RoPE model in both wordings. The rows, with what is told of it, are added."""
         flags = {"reading_params_path": self.file("rope.finetune.params")}
         flags |= {"eval_corpus_path": self.file("birth_dev.tsv")}
         flags |= {"outputs_path": self.file("rope.sensitivity.dev.predictions")}
         asked = self.do("evaluate", "rope", sensitivity, **flags)
-        found = asked.result()
-        row = self.row("rope", dev=found["reworded"], n=found["n"])
-        controls.append({"what": "rope, question reworded (4a)", **row})
-        rows.add("controls", controls, results)
-        rows.add("sensitivity", self.row("rope", **found, **machine), results)
-        dev = self.file("birth_dev.tsv")
+        found, dev = asked.result(), self.file("birth_dev.tsv")
+        control = {"what": "rope, question reworded (4a)", "dev": found["reworded"], "n": found["n"]}
+        rows.add("controls", self.row("rope", **control, **told), results)
+        rows.add("sensitivity", self.row("rope", **found, **told), results)
         questions = [
             {"name": name, "truth": truth, "answer": original, "reworded_answer": reworded}
             for name, (_, _, truth), original, reworded in zip(
                 asked.names, read_pairs(read_text(dev), dev), *asked.predictions.values(), strict=True
             )
         ]
-        rows.add("sensitivity_questions", [self.row("rope", **each, **machine) for each in questions], results)
+        rows.add("sensitivity_questions", [self.row("rope", **each, **told) for each in questions], results)
 
 
 def scalars(log: Path, tag: str) -> list[float]:
