@@ -12,6 +12,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -178,12 +179,13 @@ def chosen(models: pd.DataFrame, **wanted: object) -> list[pd.DataFrame]:
 
 
 def results(folder: Path) -> pd.DataFrame:
-    """The handout's models by the main recipe on our own data, then the pretrained ones by each recipe on others'."""
+    """The handout's models by the main recipe on our own data, then the pretrained ones of other recipes and data."""
     models = read_models(folder)
-    others = models[models["bar"].notna()]
+    pretrained = models[models["bar"].notna()]
     lines = chosen(models, data="own", recipe=MAIN_RECIPE)
-    for data in others["data"][others["data"] != "own"].unique():
-        lines += [group for recipe in RECIPES for group in chosen(others, data=data, recipe=recipe)]
+    for data, recipe in product(pretrained["data"].unique(), RECIPES):
+        if (data, recipe) != ("own", MAIN_RECIPE):
+            lines += chosen(pretrained, data=data, recipe=recipe)
     return table(lines, IN_SHORT)
 
 
