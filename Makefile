@@ -44,8 +44,6 @@ run: .venv/ready
 results: .venv/ready
 	$(REPRODUCE) --results results
 	$(if $(filter .,$(DATA)),$(PY) experiments/confidence.py)
-	$(PY) report/tables.py
-	$(PY) report/figures.py
 	$(PY) report/page.py
 
 test: .venv/ready

@@ -198,18 +198,13 @@ def about_dev(
     asked["right"] = right
     asked["in_document"] = [stands_in(answer, own[name]) for name, answer in zip(dev, answers, strict=True)]
     asked["in_train"] = asked["answer"].isin(train.values())
-    asked["confidence"] = confidences.round(4)
+    asked["confidence"] = confidences.round(6)
     accuracies, parts = accuracy_by_coverage(confidences, right), bins(confidences, right)
     row = {"n": len(right), "right": right.sum(), "ece": round(calibration_error(parts), 4)}
     row["coverage_at_90"] = round(largest_coverage(accuracies, 0.9), 4)
-    coverage = pd.DataFrame({"percent": range(5, 101, 5)})
-    coverage["n"] = (len(right) * coverage["percent"] / 100).round().clip(lower=1).astype(int)
-    coverage["share"] = accuracies[coverage["n"] - 1].round(4)
     return {
         "analysis": [row | auroc_interval(confidences, right)],
         "analysis_questions": asked.to_dict("records"),
-        "analysis_bins": pd.DataFrame(parts).round(4).to_dict("records"),
-        "analysis_coverage": coverage.to_dict("records"),
     }
 
 

@@ -1,7 +1,6 @@
-"""Training on several processes of torchrun: does it come out the same, and what does it cost on this CPU?
+"""What training on several processes of torchrun costs on this CPU.
 
-    python experiments/processes.py proof    # losses and parameters of 2 and 4 processes against one
-    python experiments/processes.py cost     # three sizes of model on 1 and 2 processes; then beside a busy program
+    python experiments/processes.py    # three sizes of model on 1 and 2 processes; then beside a busy program
 
 Every figure is of an epoch of `src/run.py pretrain rope`, seed 0. One process has a thread for each core, several have
 one each. The rows go to results/processes*.csv.
@@ -24,7 +23,6 @@ from report import rows
 from utils import cli
 
 SIZES = {"4 layers of 256": (4, 8, 256), "6 layers of 384": (6, 8, 384), "8 layers of 512": (8, 8, 512)}
-COMPARED = 20  # losses
 BUSY = [sys.executable, "-c", "while True: pass"]
 OFTEN_SPIN, SOON_SLEEP = {"GOMP_SPINCOUNT": "300000"}, {"GOMP_SPINCOUNT": "10000"}  # the first is libgomp's default
 
@@ -43,40 +41,15 @@ def train(corpus: Path, folder: Path, processes: int, *flags: object, spin: dict
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    training, state = read_stamp(folder / "params")["training"], parameters(folder)
+    stamp = read_stamp(folder / "params")
+    training, state = stamp["training"], torch.load(folder / "params", weights_only=True)
     tokens = statistics.median(logged(folder, "train/tokens_per_second"))
     return {
         "seconds": round(training["tokens"] / training["steps"] / tokens, 4),
         "tokens": round(tokens),
         "memory_mb": round(processes * usage.ru_maxrss / 1024),  # of the largest process, for each
-        "parameters": sum(tensor.numel() for tensor in state.values()),
+        "parameters": sum(t.numel() for name, t in state.items() if not name.endswith(("mask", "rope_cache"))),
     }
-
-
-def parameters(folder: Path) -> dict[str, torch.Tensor]:
-    """What a training in a folder has written, without buffers."""
-    state = torch.load(folder / "params", weights_only=True)
-    return {name: tensor for name, tensor in state.items() if not name.endswith(("mask", "rope_cache"))}
-
-
-def proof(corpus: Path) -> dict[str, list[dict]]:
-    """The greatest difference of a loss in the first steps, and how far the parameters lie apart after an epoch."""
-    found, kept = [], {}
-    for processes in (1, 2, 4):
-        with tempfile.TemporaryDirectory() as name:
-            train(corpus, Path(name), processes, "--dropout", 0, "--precision", "float32")
-            kept[processes] = logged(Path(name), "train/loss"), parameters(Path(name))
-    losses, one = kept.pop(1)
-    for processes, (others, several) in kept.items():
-        whole, other = (torch.cat([tensor.flatten() for tensor in state.values()]) for state in (one, several))
-        matrices = [name for name, tensor in one.items() if tensor.ndim > 1]
-        differences = {
-            "the loss": max(abs(a - b) for a, b in zip(losses[:COMPARED], others[:COMPARED], strict=True)),
-            "all parameters": float((whole - other).norm() / whole.norm()),
-            "the worst matrix": max(float((one[n] - several[n]).norm() / one[n].norm()) for n in matrices),
-        }
-        found += [{"processes": processes, "tensor": name, "difference": value} for name, value in differences.items()]
-    return {"processes_proof": found}
 
 
 def cost(corpus: Path) -> dict[str, list[dict]]:
@@ -107,11 +80,10 @@ def cost(corpus: Path) -> dict[str, list[dict]]:
 def main(argv: list[str] | None = None) -> int:
     """Measure, and replace this machine's rows."""
     parser = argparse.ArgumentParser(description="Training on several processes, on this CPU.", parents=[rows.flags()])
-    parser.add_argument("what", choices=["proof", "cost"], help="whether it comes out the same, or what it costs")
     args = parser.parse_args(argv)
     cpu = f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
-    made = rows.provenance_of(args, f"python experiments/processes.py {args.what}", 0, hardware=cpu)
-    for table, found in {"proof": proof, "cost": cost}[args.what](args.data / "wiki.txt").items():
+    made = rows.provenance_of(args, "python experiments/processes.py", 0, hardware=cpu)
+    for table, found in cost(args.data / "wiki.txt").items():
         print(rows.add(table, [made | {"variant": "rope"} | row for row in found], args.results))
     return 0
 

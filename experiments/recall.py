@@ -15,6 +15,7 @@ skipped. Several at a time, one thread each:
 """
 
 import argparse
+import math
 import re
 import shlex
 import statistics
@@ -22,24 +23,23 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 import run
 from batches import Batches
-from dataset import CharCorruptionDataset, encode
+from dataset import CharCorruptionDataset
 from engine import options
 from engine.checkpoints import read_stamp
 from engine.machine import hardware, pick_device, pick_precision
 from engine.recipes import MAIN_RECIPE, RECIPES, apply, changed
-from experiments.confidence import read_places, stands_in
+from experiments.confidence import confidence, read_places, stands_in
 from report import rows
 from report.experiment_tables import STEPS
 from report.tables import percent
 from scripts.reproduce import Reproduction, scalars
 from trainer import Callback, Trainer, TrainerConfig
-from utils import MASK_CHAR, PAD_CHAR, UserError, cli, fingerprint, read_text
+from utils import MASK_CHAR, UserError, cli, fingerprint, read_text
 
 # What an ablation changes, as `run.py --change` takes it.
 ABLATIONS = {
@@ -99,52 +99,37 @@ def train(args: argparse.Namespace) -> None:
     print(f"\n{rows.add(args.command, row, args.results)}: dev {percent(row['dev'], row['n'])}")
 
 
-class Places(CharCorruptionDataset):
-    """For each dev person whose place stands in its document: the title, and the place, which is asked for.
+class Probe(Callback):
+    """Adds a row after every epoch: the loss on the places of dev people, and how much the model was trained on.
 
-    All between is the span that was cut out, the document ends with the place, and the loss is on the place alone: so
-    it is low only if the name alone recalls the place.
+    Each place that stands in the person's document is asked for behind the name alone, `NAME. MASK PLACE MASK`: so the
+    loss is low only if the name recalls the place.
     """
 
-    def __init__(self, documents: CharCorruptionDataset, people: dict[str, str]):
-        vars(self).update(vars(documents))
-        self.asked = []  # (title, place)
-        for name, place in people.items():
-            title = f"{name}. "
-            if any(document.startswith(title) and place in document[len(title) :] for document in documents.data):
-                self.asked.append((title, place))
-
-    def __len__(self) -> int:
-        return len(self.asked)
-
-    def __getitem__(self, idx: int) -> tuple[Tensor, Tensor]:
-        """(x, y), each a LongTensor of block_size."""
-        title, place = self.asked[idx]
-        start, end = len(title) + 1, len(title) + 1 + len(place)
-        ids = encode((title + MASK_CHAR + place).ljust(self.block_size + 1, PAD_CHAR), self.stoi)
-        y = torch.zeros_like(ids)
-        y[start:end] = ids[start:end]
-        return ids[:-1], y[1:]
-
-
-class Probe(Callback):
-    """Adds a row after every epoch: the loss on the places of dev people, and how much the model was trained on."""
-
     def __init__(self, row: dict, data: Path, results: Path):
-        self.row, self.data, self.results = row, data, results
+        self.row, self.results = row, results
+        self.documents = CharCorruptionDataset(read_text(data / "wiki.txt"), 128, str(data / "wiki.txt"))
+        places = read_places(data / "birth_dev.tsv")
+        self.places = {who: place for who, place in places.items() if document_with(self.documents, who, place)}
 
     def trainer(self, *args) -> Trainer:
-        """A Trainer that measures the loss on the places, and tells this probe."""
+        """A Trainer that tells this probe when an epoch ends."""
         trainer = Trainer(*args)
-        text = read_text(self.data / "wiki.txt")
-        documents = CharCorruptionDataset(text, 128, str(self.data / "wiki.txt"))
-        trainer.test_dataset = Places(documents, read_places(self.data / "birth_dev.tsv"))
         trainer.callbacks.append(self)
         return trainer
 
     def on_epoch(self, trainer: Trainer) -> None:
+        trainer.model.eval()
+        losses = [-math.log(confidence(trainer.model, self.documents, f"{n}. ", p)) for n, p in self.places.items()]
+        trainer.model.train()
+        loss = sum(losses) / sum(len(place) + 1 for place in self.places.values())  # a character
         epoch = {"epoch": trainer.step // trainer.steps_per_epoch, "tokens": trainer.tokens}
-        rows.add("learning", self.row | epoch | {"place_loss": round(trainer.test_loss, 4)}, self.results)
+        rows.add("learning", self.row | epoch | {"place_loss": round(loss, 4)}, self.results)
+
+
+def document_with(documents: CharCorruptionDataset, name: str, place: str) -> bool:
+    """Whether there is a document about somebody, with a place in it."""
+    return any(document.startswith(f"{name}. ") and stands_in(place, document) for document in documents.data)
 
 
 # ---------------------------------------------------------------- what trainings have left

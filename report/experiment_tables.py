@@ -1,4 +1,4 @@
-"""Tables of the experiments, made from their rows: TABLES names them all."""
+"""Tables of the experiments, made from their rows: TABLES names all tables that stand on a page."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from engine.recipes import MAIN_RECIPE
-from report import rows
-from report.tables import MEASURED, SEEDS, grouped, machine, percent, shown, student, table
+from report import rows, tables
+from report.tables import MEASURED, SEEDS, grouped, machine, percent, shown, table
 
 # Losses of the handout's recipe in the public logs of two students (the course's data), each a mean over 230 steps.
 STEPS = (115, 460, 1150, 2300, 4600, 9200, 13800, 14949)
@@ -20,7 +20,6 @@ STUDENTS = {
     "vanilla": ((2.92, 2.55, 2.24, 1.48, 0.94, 0.62, 0.50, 0.494), (2.95, 2.59, 2.36, 1.53, 0.98, 0.66, 0.53, 0.525)),
 }
 TIMES_ASKED = (0, 1, 4, 8, 12, 20, 30, 40, 60, 100, 200, math.inf)  # limits of the ranges
-POSITIONS = {"33 to 64": 64, "65 to 128": 128, "129 to 192": 192, "193 to 256": 256}  # ranges, and where they end
 
 
 def lines(found: pd.DataFrame, heads: str, line: str) -> pd.DataFrame:
@@ -86,25 +85,6 @@ def select_positions(folder: Path) -> pd.DataFrame:
     return found.assign(positions=kinds).sort_values(["positions", "seed"], kind="stable")
 
 
-def positions(folder: Path) -> pd.DataFrame:
-    """Mean loss by ranges of positions, and how much higher the last is than the first, within a seed."""
-    found = select_positions(folder)
-    ranges = pd.cut(found["last"], [32, *POSITIONS.values()], labels=[*POSITIONS]).astype(str)
-    losses = found.groupby(["positions", "seed", ranges], observed=True)["loss"].mean().unstack()[[*POSITIONS]]
-    losses["rise"] = losses["193 to 256"] - losses["33 to 64"]
-    means = losses.groupby("positions", observed=True).agg(_over_models)
-    means.insert(0, "seeds", [" ".join(map(str, losses.loc[kind].index)) for kind in means.index])
-    return means.assign(hardware=machine(found)).reset_index()
-
-
-def _over_models(losses: pd.Series) -> str:
-    """A mean over seeds with its interval, where there are several."""
-    if losses.isna().any():
-        return "no such positions"
-    low, high = student(losses)
-    return f"{losses.mean():.2f}" + ("" if math.isnan(low) else f" ({low:.2f} to {high:.2f})")
-
-
 # ---------------------------------------------------------------- answers
 
 
@@ -124,18 +104,24 @@ def by_chance(row: Mapping[str, Any], name: str) -> str:
 
 def confidence(folder: Path) -> pd.DataFrame:
     """How far a model's confidence can be relied on."""
-    found, surest = read_analysis(folder), read_analysis(folder, "analysis_coverage")
+    found, asked = read_analysis(folder), read_analysis(folder, "analysis_questions")
     found["dev"] = percents(found["right"], found["n"])
     found["area"] = [
         shown(row.auroc, f"{row.auroc:.2f} ({row.auroc_low:.2f} to {row.auroc_high:.2f})") for row in found.itertuples()
     ]
     for share in (25, 50, 75):
-        at = surest[surest["percent"] == share].set_index("told").loc[found["told"]]
-        found[f"of_{share}"] = [*map(percent, at["share"], at["n"])]
+        surest = [surest_answers(asked[asked["told"] == told], share) for told in found["told"]]
+        found[f"of_{share}"] = percents(*zip(*[(one["right"].sum(), len(one)) for one in surest], strict=True))
     heads = "model | right, dev (95 %) | ECE | AUROC (95 %) | right of the surest 25 % | right of the surest 50 % | "
     heads += "right of the surest 75 % | answered at 90 % right"
     line = "{told} | {dev} | {ece:.3f} | {area} | {of_25} | {of_50} | {of_75} | {coverage_at_90:.0%}"
     return lines(found, heads, line)
+
+
+def surest_answers(asked: pd.DataFrame, share: float) -> pd.DataFrame:
+    """The rows of the answers with the most confidence, a share of all in per cent, at least one."""
+    count = max(1, round(len(asked) * share / 100))
+    return asked.sort_values("confidence", ascending=False, kind="stable").head(count)
 
 
 def kinds(folder: Path) -> pd.DataFrame:
@@ -148,25 +134,6 @@ def kinds(folder: Path) -> pd.DataFrame:
     counts = pd.crosstab([found["told"], right], where).reindex(columns=columns, fill_value=0)
     counts.insert(0, "number", counts.sum(axis=1))
     return counts.reset_index(names=["model", "dev answers"])
-
-
-def guesses(folder: Path) -> pd.DataFrame:
-    """What is answered for people who do not exist."""
-    found, invented = read_analysis(folder), read_analysis(folder, "analysis_invented")
-    given = {told: one["answer"].value_counts(sort=False) for told, one in invented.groupby("told")}
-    given = {told: counts.sort_values(ascending=False, kind="stable").head(10) for told, counts in given.items()}
-    found["most"] = [", ".join(f"{place} {n}" for place, n in given[told].items()) for told in found["told"]]
-    heads = "model | answers given most to invented names | answers that are train places"
-    return lines(found, heads, "{told} | {most} | {invented_in_train:.0f} of {invented_n:.0f}")
-
-
-def namesakes(folder: Path) -> pd.DataFrame:
-    """Answers that are the birthplace of a train person of the same name."""
-    found = read_analysis(folder, "analysis_namesakes")
-    found["hit"] = percents(found["hits"], found["n"])
-    found["by_chance"] = [by_chance(row, "chance") for row in found.to_dict("records")]
-    heads = "model | people | name shared | number | namesake's place (95 %) | by chance (95 %)"
-    return lines(found, heads, "{told} | {people} | {same} | {n} | {hit} | {by_chance}")
 
 
 # ---------------------------------------------------------------- the machine
@@ -207,22 +174,11 @@ def beside(folder: Path) -> pd.DataFrame:
     """A step alone and beside a busy program, a column for each way to train."""
     found = rows.read("processes_beside", folder)
     found["a step of"] = found["recipe"] + found["busy"].map({False: "", True: ", beside a busy program"})
-    return spread(found, "a step of", "way", "seconds", "{:.2f} s")
-
-
-def proof(folder: Path) -> pd.DataFrame:
-    """How far a training on several processes lies from one on one process."""
-    found = rows.read("processes_proof", folder)
-    found = found[found["tensor"].isin(("the loss", "all parameters", "the worst matrix"))]
-    return spread(found, "processes", "tensor", "difference", "{:.1e}")
-
-
-def spread(found: pd.DataFrame, line: str, column: str, value: str, form: str) -> pd.DataFrame:
-    """A line for each value of one column, and a column for each of another, in order of the rows."""
-    cells = found.pivot(index=line, columns=column, values=value).map(form.format)
-    return cells.loc[found[line].unique(), found[column].unique()].rename_axis(columns=None).reset_index()
+    cells = found.pivot(index="a step of", columns="way", values="seconds").map("{:.2f} s".format)
+    return cells.loc[found["a step of"].unique(), found["way"].unique()].rename_axis(columns=None).reset_index()
 
 
 TABLES: dict[str, Callable[[Path], pd.DataFrame]] = {name: partial(recipes, name) for name in ("curve", "ablation")}
-TABLES |= {make.__name__: make for make in (losses, positions, confidence, kinds, guesses, namesakes)}
-TABLES |= {make.__name__: make for make in (robustness, speed, tricks, processes, beside, proof)}
+TABLES |= {make.__name__: make for make in (tables.results, tables.all_results, tables.modern_llm)}
+TABLES |= {make.__name__: make for make in (losses, confidence, kinds)}
+TABLES |= {make.__name__: make for make in (robustness, speed, tricks, processes, beside)}

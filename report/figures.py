@@ -1,12 +1,5 @@
-"""Figures of results, made from the rows.
+"""Figures of results, made from the rows: `draw` draws beside the rows every figure that they suffice for."""
 
-    python report/figures.py [--results FOLDER] [--data_name own] [--recipe fast]
-
-draws beside the rows every figure that they suffice for. Data and recipe are those of accuracy.png.
-"""
-
-import argparse
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,9 +13,10 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import LogLocator, NullLocator
 
 from engine.recipes import MAIN_RECIPE
+from experiments.confidence import bins
 from report import experiment_tables, rows, tables
 from report.tables import grouped
-from utils import atomic_write, cli
+from utils import atomic_write
 
 WIDTH = 4.8  # inches; narrow enough to be read on a telephone
 BLUE, ORANGE, RED, GREY, LIGHT = "#2a6f97", "#d98324", "#c1121f", "#68717a", "#b0b7bf"
@@ -205,14 +199,12 @@ def legend(figure: Figure) -> None:
     figure.legend(lines.values(), lines, loc="outside lower center", ncols=2)
 
 
-def logarithmic(axes: Axes, *names: str) -> None:
-    """Make the axes "x" or "y" logarithmic, with plain numbers."""
-    for name in names:
-        axes.set(**{f"{name}scale": "log"})
-        axis = getattr(axes, f"{name}axis")
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter("{x:,g}")
-        axis.set_minor_locator(NullLocator())
+def logarithmic(axes: Axes) -> None:
+    """Make the axis of x logarithmic, with plain numbers."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def reference(axes: Axes, value: float, name: str) -> None:
@@ -253,13 +245,13 @@ def curve(folder: Path, data: str | None = None) -> Figure | None:
         reference(axes, 100 * tables.BARS[variant], goal(variant))
     axes.set_ylim(0, 100)
     axes.margins(x=0.15)
-    logarithmic(axes, "x")
+    logarithmic(axes)
     return figure
 
 
-def exposures(folder: Path, data: str | None = None) -> Figure | None:
+def exposures(folder: Path) -> Figure | None:
     """Accuracy by how often the pretraining asked for the place, without ranges of few people."""
-    found = of_one_data(experiment_tables.exposure_bins(folder), data)
+    found = of_one_data(experiment_tables.exposure_bins(folder), None)
     if len(found):
         found = found[found["n"] >= 20].sort_values("variant", ascending=False, kind="stable")
     runs = grouped(found, "variant", "recipe", "epochs")
@@ -295,24 +287,6 @@ def learning(folder: Path) -> Figure | None:
     return figure
 
 
-def losses(folder: Path) -> Figure | None:
-    """Losses of the handout's recipe by steps: those of two students, and ours."""
-    found = rows.read("losses", folder)
-    if found.empty:
-        return None
-    figure, panel = panels([*tables.BARS], "training step", "loss, mean over 230 steps")
-    for axes, variant in zip(panel, tables.BARS, strict=True):
-        for i, values in enumerate(experiment_tables.STUDENTS[variant], 1):
-            style = {"color": GREY, "linestyle": "--", "marker": "^s"[i - 1]}
-            axes.plot(experiment_tables.STEPS, values, label=f"student {i}, public log", **style)
-        for run in grouped(found[found["variant"] == variant], *rows.TRAINED):
-            label = "ours, seed {seed}, {data} data".format(**run.iloc[0])
-            axes.plot(run["step"], run["loss"], marker="o", label=label)
-    logarithmic(axes, "x", "y")
-    legend(figure)
-    return figure
-
-
 def positions(folder: Path) -> Figure | None:
     """The loss by position, a line for each kind of positions, with the 95 % band over seeds."""
     found = experiment_tables.select_positions(folder)
@@ -338,19 +312,21 @@ def positions(folder: Path) -> Figure | None:
 
 def analysis(folder: Path, data: str | None = None) -> Figure | None:
     """Two panels: the share right by confidence, and by how many questions are answered."""
-    bins, coverage = (experiment_tables.read_analysis(folder, f"analysis_{name}") for name in ("bins", "coverage"))
-    bins = bins[bins["data"] == data] if data else bins
-    if bins.empty:
+    asked = experiment_tables.read_analysis(folder, "analysis_questions")
+    asked = asked[asked["data"] == data] if data else asked
+    if asked.empty:
         return None
     run = ["data", "recipe", "seed"]
-    first = bins[(bins[run] == bins[run].iloc[0]).all(axis=1)]
+    first = asked[(asked[run] == asked[run].iloc[0]).all(axis=1)]
     figure = Figure(figsize=(WIDTH, 5.8), layout="constrained")
     calibrated, covered = figure.subplots(2, 1)
-    for told, marker in zip(first["told"].unique(), "os", strict=False):
-        points, line = (found[found["told"] == told] for found in (bins, coverage))
+    shares = range(5, 101, 5)
+    for (name, answers), marker in zip(first.groupby("model", sort=False), "os", strict=False):
         style = {"marker": marker, "linestyle": "-"}
+        points = pd.DataFrame(bins(answers["confidence"].to_numpy(), answers["right"].to_numpy()))
         intervals(calibrated, 100 * points["confidence"], points["right"] / points["n"], points["n"], **style)
-        covered.plot(line["percent"], 100 * line["share"], label=told.partition(";")[0], **style)
+        right = [100 * experiment_tables.surest_answers(answers, share)["right"].mean() for share in shares]
+        covered.plot(shares, right, label=name, **style)
     calibrated.plot([0, 100], [0, 100], color=RED, linestyle="--", linewidth=1, label="confidence = accuracy")
     reference(covered, 90, "90 %")
     calibrated.set(title="calibration: the answers in ten parts, by confidence", xlabel="mean confidence of a part, %")
@@ -414,7 +390,7 @@ def loss_curve(found: pd.DataFrame) -> Figure:
 
 # ---------------------------------------------------------------- all of the results
 
-FIGURES = (ablation, curve, learning, exposures, losses, positions, analysis, sensitivity)
+FIGURES = (ablation, curve, learning, exposures, positions, analysis, sensitivity)
 
 
 def draw(folder: Path, data: str = "own", recipe: str = MAIN_RECIPE) -> None:
@@ -422,18 +398,3 @@ def draw(folder: Path, data: str = "own", recipe: str = MAIN_RECIPE) -> None:
     save(accuracy(folder, data, recipe), folder / "accuracy.png")
     for make in FIGURES:
         save(make(folder), folder / f"{make.__name__}.png")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Draw all figures anew."""
-    parser = argparse.ArgumentParser(description="Draw all figures from the rows of results.")
-    parser.add_argument("--results", type=Path, default=rows.RESULTS, help="folder of the rows (default: results)")
-    parser.add_argument("--data_name", default="own", help="data of accuracy.png (default: %(default)s)")
-    parser.add_argument("--recipe", default=MAIN_RECIPE, help="recipe of accuracy.png (default: %(default)s)")
-    args = parser.parse_args(argv)
-    draw(args.results, args.data_name, args.recipe)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(cli(main))

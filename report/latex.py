@@ -168,12 +168,17 @@ def accuracies(run: Run) -> dict[str, str]:
     right = (vanilla[["dev", "test"]].to_numpy(float) * n).round()
     gap_p = np.nan if np.isnan(right).any() else stats.fisher_exact([right, n - right]).pvalue
     seeds = [group["dev"] for group in other_runs(run) if len(group) > 1]
+    every = tables.read_models(run.folder)
+    reworded = rows.select(every[every["model"] == MODELS[4]], data=run.name, recipe=run.recipe)["dev"]
     return macros | {
         "vanillaBar": tex(f"{vanilla['bar']:.0%}"),
         "ropeBar": tex(f"{rope['bar']:.0%}"),
         "vanillaGap": points(abs(vanilla["dev"] - vanilla["test"])),
         "vanillaGapP": p_value(gap_p),
         "ropeLead": points(rope["dev"] - vanilla["dev"], "+"),
+        "rewordedSeeds": f"{len(reworded)}",
+        "rewordedLow": per_cent(reworded.min()),
+        "rewordedHigh": per_cent(reworded.max()),
         "seedSpread": points(max((seed.max() - seed.min() for seed in seeds), default=np.nan)),
         "dataName": {"own": "project's own", "course": "course's"}.get(run.name, f"``{tex(run.name)}''"),
         "recipe": tex(run.recipe),
@@ -274,14 +279,13 @@ def wordings(run: Run) -> dict[str, str]:
 def confidence(run: Run) -> dict[str, str]:
     """Part 3(b), about the vanilla model."""
     row, questions = run.answers().iloc[0], run.answers("analysis_questions")
-    wrong, coverage = questions[~questions["right"]], run.answers("analysis_coverage").set_index("percent")
-    half, share = int(coverage["n"][50]), coverage["share"][50]
+    wrong, half = questions[~questions["right"]], experiment_tables.surest_answers(questions, 50)
     auroc = row[["auroc", "auroc_low", "auroc_high"]]
     return {
         "vanillaWrong": str(len(wrong)),
         "inTrainWrong": str(wrong["in_train"].sum()),
         "auroc": "--" if auroc.isna().any() else "{:.2f} (95\\,\\%: {:.2f} to {:.2f})".format(*auroc),
-        "surestHalf": f"{round(share * half)} of {half}",
+        "surestHalf": f"{half['right'].sum()} of {len(half)}",
         "coverageAtNinety": tex(f"{row['coverage_at_90']:.0%}"),
     }
 

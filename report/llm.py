@@ -3,7 +3,7 @@
     python report/llm.py [--data FOLDER] [--data_name NAME] [--results FOLDER]
 
 takes every record modern_llm.*.jsonl of a folder that is about the dev questions of the data, adds a row to modern_llm
-and the replies to modern_llm_replies for each, and writes results.md and the figure of part 4 anew.
+and the replies to modern_llm_replies for each, and draws the figure of part 4 anew.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 from engine.hub import read_record
 from engine.wordings import mcnemar, names_in
 from modern_llm import PROMPTS, TEMPLATES
-from report import figures, rows, tables
+from report import figures, rows
 from utils import UserError, cli, fingerprint, read_text
 
 # The way to ask and the wording, by the message that was sent.
@@ -74,7 +74,6 @@ def main(argv: list[str] | None = None) -> int:
         _, original = found.get((model, prompt, "original"), (None, []))
         rows.add("modern_llm_replies", [made | reply for reply in reply_rows(settings, notes, names)], args.results)
         print(f"a row in {rows.add('modern_llm', made | measured(settings, notes, original), args.results)}")
-    tables.write(args.results)
     figures.save(figures.sensitivity(args.results), args.results / "sensitivity.png")
     return 0
 

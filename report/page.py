@@ -1,8 +1,9 @@
-"""One page of results for the browser: the table, the figures, every dev question with the models' answers.
+"""What is shown of the rows, and one page for the browser: every dev question with the models' answers.
 
     python report/page.py [--results FOLDER] [--data FOLDER] [--data_name own] [--recipe fast]
 
-writes index.html beside the rows: one file that loads nothing, made from report/page.html. The questions are those of
+draws the figures beside the rows and writes index.html; of results/, it also puts the tables into README.md and the
+other pages. index.html is one file that loads nothing, made from report/page.html. The questions are those of
 experiments/confidence.py. What the rows hold of a person beside that can be opened: the reworded question's answer
 (make run), an LLM's replies (make llm), and the person's document, if it is that of the corpus in the folder of data.
 """
@@ -23,6 +24,7 @@ from matplotlib.figure import Figure
 
 from engine.recipes import MAIN_RECIPE
 from report import figures, rows, tables
+from report.experiment_tables import TABLES
 from utils import UserError, cli, fingerprint, read_text, write_text
 
 COLUMNS = ("model", "seeds", "dev (95 %)", "test (95 %)", "bar", "seconds", "hardware")
@@ -117,13 +119,16 @@ def page(folder: Path, data_folder: Path, data: str = "own", recipe: str = MAIN_
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the page."""
-    parser = argparse.ArgumentParser(description="Write index.html, one page of results, from the rows.")
+    """Write all anew."""
+    parser = argparse.ArgumentParser(description="Write tables, figures and index.html anew from the rows.")
     parser.add_argument("--results", type=Path, default=rows.RESULTS, help="folder of the rows (default: results)")
     parser.add_argument("--data", type=Path, default=rows.ROOT, help="folder of the documents (default: the project)")
     parser.add_argument("--data_name", default="own", help="whose rows are shown (default: %(default)s)")
     parser.add_argument("--recipe", default=MAIN_RECIPE, help="whose models are shown (default: %(default)s)")
     args = parser.parse_args(argv)
+    if args.results.resolve() == rows.RESULTS:
+        tables.fill({name: tables.shown_on_page(make, rows.RESULTS) for name, make in TABLES.items()})
+    figures.draw(args.results, args.data_name, args.recipe)
     write_text(args.results / "index.html", page(args.results, args.data, args.data_name, args.recipe))
     return 0
 

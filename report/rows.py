@@ -43,8 +43,6 @@ KEYS = {
     "losses": TRAINED,  # a row a step
     "analysis": ("model", *RUN),
     "analysis_questions": ("model", *RUN),  # a row a question of dev
-    "analysis_bins": ("model", *RUN),  # a row for each tenth of the answers, by confidence
-    "analysis_coverage": ("model", *RUN),  # a row for each share of the questions that is answered
     "analysis_invented": ("model", *RUN),  # a row an invented name
     "analysis_namesakes": ("model", *RUN),  # a row for each kind of people and of name
     "modern_llm": ("model", "data", "prompt", "template", "n"),
@@ -53,14 +51,12 @@ KEYS = {
     "speed": ("hardware",),  # a row a measurement
     "processes": ("hardware",),  # a row for each size of model and number of processes
     "processes_beside": ("hardware",),  # a row a way to train beside a busy program
-    "processes_proof": ("hardware",),  # a row a tensor
     "robustness": ("command",),
-    "robustness_details": ("command",),  # a row a number
 }
 # Columns that hold text; all others hold numbers, or True and False.
 TEXT = {name for key in KEYS.values() for name in key} - {"seed", "epochs", "epoch", "n"}
 TEXT |= {*PROVENANCE, "name", "truth", "answer", "language", "people", "same", "questions", "found", "torch"}
-TEXT |= {"size", "way", "tensor", "reworded_answer", "reply", "place"}
+TEXT |= {"size", "way", "reworded_answer", "reply", "place"}
 REMEDY = "restore the file from git, or delete the line"
 
 

@@ -1,16 +1,11 @@
 """Tables of results, made from the rows: in Markdown for the pages, in LaTeX for the report, in HTML for index.html.
 
-    python report/tables.py [--results FOLDER]
-
-writes results.md beside the rows; for results/ itself, instead, the tables between the marks <!-- NAME --> and
-<!-- /NAME --> of README.md and the other pages. A table is a pandas table of texts, one function a table; `markdown`,
-`latex` and `html` render any of them.
+A table is a pandas table of texts, one function a table; `markdown`, `latex` and `html` render any of them. `fill` puts
+tables between the marks <!-- NAME --> and <!-- /NAME --> of README.md and the other pages.
 """
 
-import argparse
 import math
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
@@ -23,7 +18,7 @@ from engine.recipes import MAIN_RECIPE, RECIPES
 from engine.wordings import ORIGINAL, REWORDED, wilson_interval
 from modern_llm import LISTED
 from report import rows
-from utils import UserError, cli, write_text
+from utils import UserError, write_text
 
 BARS = {"vanilla": 0.15, "rope": 0.30}  # the handout's, parts (f) and (g)
 SCORED_ON = {"vanilla": "dev", "rope": "test"}  # the questions for which the handout sets them
@@ -241,17 +236,6 @@ def modern_llm(folder: Path) -> pd.DataFrame:
 # ---------------------------------------------------------------- pages
 
 
-def write(folder: Path) -> None:
-    """Write results.md beside the rows of a folder: all models, and the question in two wordings.
-
-    Not for results/, whose tables stand in README.md and the other pages.
-    """
-    if folder.resolve() == rows.RESULTS:
-        return
-    made = [markdown(table(folder)) for table in (all_results, modern_llm)]
-    write_text(folder / "results.md", "\n\n".join(made) + "\n")
-
-
 def shown_on_page(make: Callable[[Path], pd.DataFrame], folder: Path) -> str:
     """A table in Markdown, or that there are no rows for it."""
     try:
@@ -277,23 +261,3 @@ def fill(tables: dict[str, str]) -> None:
         raise UserError(f"no page has the marks <!-- {name} --> and <!-- /{name} -->; restore them from git")
     for page, text in texts.items():
         write_text(page, text)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Write all tables anew."""
-    parser = argparse.ArgumentParser(description="Write all tables from the rows of results.")
-    text = "folder of the rows (default: results, whose tables go into README.md and the other pages)"
-    parser.add_argument("--results", type=Path, default=rows.RESULTS, help=text)
-    folder = parser.parse_args(argv).results.resolve()
-    if folder != rows.RESULTS:
-        write(folder)
-        return 0
-    from report import experiment_tables
-
-    tables = {"results": results, "all_results": all_results, "modern_llm": modern_llm} | experiment_tables.TABLES
-    fill({name: shown_on_page(make, folder) for name, make in tables.items()})
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(cli(main))

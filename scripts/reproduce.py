@@ -223,14 +223,13 @@ def main(argv: list[str] | None = None) -> int:
     results = args.results or (steps.out if steps.is_trial else ROOT / "expt") / "results"
     steps.all(results)
     print("\n=== results")
-    tables.write(results)
     figures.draw(results, data_name, args.recipe)
     found = tables.chosen(tables.read_models(results), data=data_name, recipe=args.recipe, seed=args.seed)
     print(tables.markdown(tables.table(found, tables.IN_SHORT)))
     if steps.is_trial:
         print(f"\na trial: everything is in {steps.out}; `make run` trains on all people")
         return 0
-    print(f"\ntables and figures: {results}; TensorBoard: tensorboard --logdir {ROOT / 'expt'}\n\n=== submission")
+    print(f"\nrows and figures: {results}; TensorBoard: tensorboard --logdir {ROOT / 'expt'}\n\n=== submission")
     return submission.main(["--data", str(steps.data)])
 
 

@@ -4,8 +4,7 @@ import os
 import random
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,10 +73,10 @@ def tiny_config(**changes) -> GPTConfig:
     return GPTConfig(**(values | changes))
 
 
-def tiny_model(seed: int = 0, **changes) -> GPT:
+def tiny_model(seed: int = 0, make: Callable[[GPTConfig], GPT] = GPT, **changes) -> GPT:
     """A tiny model in training mode, with parameters large enough for every part of it to matter."""
     torch.manual_seed(seed)
-    model = GPT(tiny_config(**changes))
+    model = make(tiny_config(**changes))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.2)
@@ -87,6 +86,13 @@ def tiny_model(seed: int = 0, **changes) -> GPT:
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     """Whether two state dicts are equal bit for bit."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Evil:
+    """An object whose unpickling runs a command."""
+
+    def __reduce__(self):
+        return os.system, ("touch executed",)
 
 
 CHAT_TEMPLATE = "{% if messages[0]['role'] != 'system' %}<s>system You help.</s>{% endif %}{% for m in messages %}<s>"
@@ -171,16 +177,31 @@ class Program:
         assert result.code == 0, f"{words}\n{result.stdout}\n{result.stderr}"
         return result
 
-    def killed(self, *words: str | Path, when: Callable[[str], bool]) -> Result:
-        """Run, and kill (SIGKILL) as soon as `when(stdout so far)` holds."""
-        out, err = self.folder / "stdout.tmp", self.folder / "stderr.tmp"
-        with out.open("w") as stdout, err.open("w") as stderr:
-            command, place = [sys.executable, str(SRC / "run.py"), *map(str, words)], {"cwd": self.folder}
-            process = subprocess.Popen(command, **place, env=self.environment(), stdout=stdout, stderr=stderr)
-            try:
-                while process.poll() is None and not when(out.read_text()):
-                    time.sleep(0.01)
-            finally:
-                process.kill()
-                code = process.wait()
-        return Result(code, out.read_text(), err.read_text())
+    def start(self, command: list[str], **options) -> subprocess.Popen:
+        """Start a command; what it prints, errors included, is read from its stdout."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment(), **pipes, **options)
+
+
+# ---------------------------------------------------------------- notebooks
+
+
+def code_cells(path: Path) -> list[str]:
+    """The sources of a notebook's code cells."""
+    import nbformat
+
+    return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def run_notebook(path: Path, folder: Path, probe: str, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Run the cells of a notebook in a folder, and a probe behind them; returns what each code cell printed."""
+    import nbclient
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(probe))
+    where = {"metadata": {"path": str(folder)}}
+    client = nbclient.NotebookClient(notebook, timeout=280, iopub_timeout=60, kernel_name="python3", resources=where)
+    client.execute(env=environment)
+    cells = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    return ["".join(out.text for out in outputs if out.output_type == "stream") for outputs in cells]

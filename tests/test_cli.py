@@ -20,7 +20,7 @@ from engine import options
 from engine.recipes import RECIPES
 from helpers import DATA_FILES, SRC, Program, Result, invent_people, same, scalars, tiny_model, write_data
 from model import GPT, GPTConfig
-from reference import contract_shapes, greedy
+from reference import contract_shapes
 from trainer import Trainer
 from utils import MASK_CHAR, UserError
 
@@ -49,7 +49,6 @@ PROGRAMS = [
     path for name in FOLDERS for path in sorted((SRC.parent / name).glob("*.py")) if "__main__" in path.read_text()
 ]
 
-# Runs commands without the functions and signals that Windows lacks, and prints how each command ended.
 # Runs commands without the modules, functions and signals that Windows lacks, and prints how each command ended.
 ON_WINDOWS = """
 import contextlib, io, json, os, signal, sys, warnings
@@ -138,7 +137,7 @@ def test_predictions_and_printed_score(runs, model):
 
 @VARIANTS
 def test_tensorboard_of_a_training(runs, variant):
-    """train/loss, lr, tokens_per_second and grad_norm have a value per step; rates follow the schedule.
+    """train/loss, lr, tokens_per_second and grad_norm have a value per step.
 
     The folders' names are the contract's; evaluations log nothing.
     """
@@ -150,11 +149,6 @@ def test_tensorboard_of_a_training(runs, variant):
     for tag in ("train/loss", "train/lr", "train/tokens_per_second", "train/grad_norm"):
         assert [step for step, _ in values[tag]] == [1, 2, 3, 4, 5, 6], tag
         assert all(value > 0 for _, value in values[tag])
-    positions = torch.tensor([8, 8, 1, 8, 8, 1]).cumsum(0) * 128
-    rates = [value for _, value in values["train/lr"]]
-    assert rates == pytest.approx((6e-3 * positions / (512 * 20)).tolist(), rel=1e-5)
-    losses = [value for _, value in values["train/loss"]]
-    assert losses[4] < losses[0] < 5
 
 
 def test_same_seed_same_bits(runs, monkeypatch, tmp_path):
@@ -218,24 +212,21 @@ def test_hyperparameters_of_the_handout(folder):
 
 
 def test_flags_override_the_recipe(folder):
-    """--pretrain_lr is for pretraining, --finetune_lr for finetuning."""
+    """--pretrain_lr is for pretraining, --finetune_lr for finetuning; without them the rates are the recipe's.
+
+    The log's name has the rate. Bug: from scratch it had that of finetuning pretrained parameters.
+    """
     flags = "--recipe fast --max_epochs 7 --batch_size 5 --dropout 0.25 --pretrain_lr 0.5 --finetune_lr 0.25"
     for words, rate, phase in ((COMMANDS[3], 0.5, "pretrain"), (COMMANDS[0], 0.25, "scratch")):
         trainer = trainer_of([*words, *flags.split()])
         assert (trainer.config.max_epochs, trainer.config.batch_size, trainer.config.learning_rate) == (7, 5, rate)
         assert trainer.model.drop.p == 0.25
         assert trainer.optimizers[1].param_groups[0]["lr"] == getattr(RECIPES["fast"], phase).muon_lr
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_rate_in_the_name_of_the_log(folder, recipe):
-    """The folder's name has the training's rate. Bug: from scratch it had that of finetuning pretrained parameters."""
-    for number, phase, usual in ((0, "scratch", 6e-4), (3, "pretrain", 6e-3), (4, "finetune", 6e-4)):
-        trainer = trainer_of([*COMMANDS[number], "--recipe", recipe, "--tb_expt_name", phase])
-        rate = getattr(RECIPES[recipe], phase).learning_rate or usual
-        assert trainer.config.learning_rate == rate
+    for words, phase in ((COMMANDS[0], "scratch"), (COMMANDS[4], "finetune")):
+        trainer = trainer_of([*words, "--recipe", "fast", "--tb_expt_name", phase])
+        rate = getattr(RECIPES["fast"], phase).learning_rate
         (log,) = folder.glob(f"expt/*/{phase}_*")
-        assert f"_{'pt' if number == 3 else 'ft'}_lr_{rate:f}" in log.name
+        assert trainer.config.learning_rate == rate and f"_ft_lr_{rate:f}" in log.name
 
 
 def test_london_baseline_and_exit_codes(program):
@@ -250,19 +241,12 @@ def test_london_baseline_and_exit_codes(program):
         assert re.fullmatch(rf"error: {missing}: [^\n]+\n", result.stderr)
 
 
-def test_examples_of_a_recipe(program):
-    """Those of the handout's recipe are dataset.py's; `fast` corrupts the same documents in another way."""
-    program.write("wiki.txt", invent_people(12, 3).corpus)
-    plain = program.ok("charcorruption", script="dataset.py").stdout
-    assert program.ok("--recipe", "handout", script="examples.py").stdout == plain
-    assert program.ok("--recipe", "fast", script="examples.py").stdout != plain
-
-
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
 @pytest.mark.parametrize("kind", ["namedata", "charcorruption"])
 def test_examples_of_the_datasets(program, monkeypatch, kind, encoding):
     """Four pairs x and y of the first documents or questions (test_dataset.py has what they hold).
 
+    examples.py prints the same for the handout's recipe; `fast` corrupts the same documents in another way.
     Bug: a console that cannot show the mask (Windows: cp1252) got a traceback; now it shows the mask's number.
     """
     people = invent_people(12, 3)
@@ -277,6 +261,9 @@ def test_examples_of_the_datasets(program, monkeypatch, kind, encoding):
     for x, pair, document in zip(lines[::2], people.pairs.splitlines(), people.corpus.splitlines(), strict=False):
         before, after, span, *_ = x[3:].split("⁇")
         assert f"{before}\t{after}" == pair if kind == "namedata" else before + span + after in document
+    if kind == "charcorruption":
+        assert program.ok("--recipe", "handout", script="examples.py").stdout == said
+        assert program.ok("--recipe", "fast", script="examples.py").stdout != said
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=[f"{path.parent.name}/{path.name}" for path in PROGRAMS])
@@ -315,20 +302,13 @@ def test_answers_are_one_line_each():
         assert run.answer(model, documents, ["a?"], "q") == [wanted]
 
 
-def test_answers_are_greedy(capsys):
-    """150 questions, more than one batch, get the greedy continuations.
-
-    Characters that the corpus lacks are left out, and a line says how often; a question that is too long is refused.
-    """
+def test_questions_that_do_not_fit(capsys):
+    """Characters that the corpus lacks are left out, and a line says how often; a long question is refused."""
     documents, model = CharCorruptionDataset("abcdefgh?", 48), tiny_model(block_size=48)
-    questions = [f"{'abcdefgh'[i % 8] * (i % 11)}?" for i in range(150)]
     capsys.readouterr()
-    answers = run.answer(model, documents, [f"漢{q}" for q in questions[:2]] + questions[2:], "odd")
+    answers = run.answer(model, documents, ["漢ab?", "漢cd?", "ef?"], "odd")
     assert capsys.readouterr().out == "odd: 2 questions have characters that the corpus lacks; asked without them\n"
-    assert len(set(answers)) > 5
-    for question, said in zip(questions[:30], answers, strict=False):
-        tokens = greedy(model, [documents.stoi[c] for c in question + MASK_CHAR], 32, 48)
-        assert said == "".join(documents.itos[t] for t in tokens).split(MASK_CHAR)[0]
+    assert answers == run.answer(model, documents, ["ab?", "cd?", "ef?"], "odd")
     with pytest.raises(UserError, match=r"^odd, line 2: the question has 48 characters, 47 fit"):
         run.answer(model, documents, ["a" * 47, "a" * 48], "odd")
 

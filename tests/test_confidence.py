@@ -116,7 +116,7 @@ def test_rows(lab: Path):
     assert questions["confidence"].between(0, 1).all()
     assert (models["n"] == 12).all() and (models["data"] == "mine").all() and (models["seed"] == 3).all()
     assert models["invented_n"].dropna().tolist() == [10, 10]
-    lengths = {"bins": 3 * 10, "coverage": 3 * 20, "invented": 2 * 10, "namesakes": 4}
+    lengths = {"invented": 2 * 10, "namesakes": 4}
     assert {name: len(rows.read(f"analysis_{name}", lab)) for name in lengths} == lengths
 
 

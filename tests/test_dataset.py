@@ -8,10 +8,11 @@ from statistics import fmean, pstdev
 
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from dataset import CharCorruptionDataset, NameDataset, encode
 from engine.targets import Aim, Cut, Excerpts, Spans
-from utils import MASK_CHAR, PAD_CHAR, UserError, read_text
+from utils import MASK_CHAR, PAD_CHAR, UserError
 
 M, P = "\u2047", "\u25a1"
 CORPUS = "Ada Bell. Ada Bell was born in Oxford.\nZoé Noß. Zoé Noß came from Łódź?\nWhere? There!\n"
@@ -46,9 +47,7 @@ def draws(document: str, block: int, count: int) -> list[tuple[int, int, int]]:
 def assert_uniform(counts: Counter, over) -> None:
     """Exactly the values in `over` occur, equally often by Pearson's chi-square test."""
     assert counts.keys() == set(over)
-    expected, freedom = counts.total() / len(counts), len(counts) - 1
-    statistic = sum((n - expected) ** 2 / expected for n in counts.values())
-    assert statistic < freedom + 4 * (2 * freedom) ** 0.5
+    assert chisquare(list(counts.values())).pvalue > 1e-4
 
 
 def test_vocabulary(capsys):
@@ -71,16 +70,14 @@ def test_vocabulary(capsys):
         encode("cd", data.stoi)
 
 
-@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
-def test_pairs_written_out(tmp_path, end):
+def test_pairs_written_out():
     """x is question MASK place MASK PADs, 127 long; y is x one later, with the question's characters PADs.
 
     Bugs in the course's code: the last pair was dropped if the file did not end with a newline, and accents were
     dropped in training only, so that questions had names the model had never seen.
     """
-    path = tmp_path / "pairs.tsv"
-    path.write_bytes(("Where was Ada Bell born?\tOxford\nWhere was Zoé Noß?\tŁódź" + end).encode())
-    pairs = NameDataset(CharCorruptionDataset(CORPUS, 128), read_text(path))
+    text = "Where was Ada Bell born?\tOxford\nWhere was Zoé Noß?\tŁódź"  # without a newline at the end
+    pairs = NameDataset(CharCorruptionDataset(CORPUS, 128), text)
     assert len(pairs) == 2
     wanted = [
         ("Where was Ada Bell born?⁇Oxford⁇" + "□" * 95, "□□□□□□□□□□□□□□□□□□□□□□□⁇Oxford⁇" + "□" * 96),

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers import code_cells, run_notebook
+
 nbformat = pytest.importorskip("nbformat")
-nbclient = pytest.importorskip("nbclient")
+pytest.importorskip("nbclient")
 
 DEMO = Path(__file__).resolve().parents[1] / "mingpt-demo"
+NOTEBOOK = DEMO / "play_char.ipynb"
 HIGHEST_LAST_LOSS = 1.7  # below the 3.11 nats of a unigram model and the 2.33 of a bigram model of the text
 
 # Run after the notebook's own cells, in its kernel: what came out, as one line of JSON.
@@ -26,22 +29,15 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def saved():
-    return nbformat.read(DEMO / "play_char.ipynb", as_version=4)
-
-
-@pytest.fixture(scope="module")
-def printed(saved):
+def printed():
     """What the notebook's cells print in a run, with the probe as the last one."""
-    notebook = nbformat.from_dict(json.loads(json.dumps(saved)))
-    notebook.cells.append(nbformat.v4.new_code_cell(PROBE))
-    where = {"metadata": {"path": str(DEMO)}}
-    executed = nbclient.NotebookClient(notebook, timeout=280, kernel_name="python3", resources=where).execute()
-    outputs = [[out for out in cell.get("outputs", []) if out.get("name") == "stdout"] for cell in executed.cells]
-    return ["".join(out.text for out in outs) for outs in outputs]
+    return run_notebook(NOTEBOOK, DEMO, PROBE)
 
 
-def test_saved_without_outputs_or_traces_of_a_machine(saved):
+@pytest.mark.parametrize("path", [NOTEBOOK, DEMO.parent / "scripts" / "colab.ipynb"], ids=["demo", "Colab"])
+def test_saved_without_outputs_or_traces_of_a_machine(path):
+    """No output, no number of an execution, no version of Python."""
+    saved = nbformat.read(path, as_version=4)
     assert all(cell.outputs == [] and cell.execution_count is None for cell in saved.cells if "outputs" in cell)
     assert saved.metadata["language_info"] == {"name": "python"}, "a version of Python came in with a save"
 
@@ -60,19 +56,13 @@ def test_loss_falls_below_what_letter_frequencies_allow(printed):
         assert re.search(row, "".join(printed), re.M)
 
 
-def test_sample_is_english_like_text_of_the_length_asked_for(printed):
-    """The last three of 36 sonnets are held out; what is written resembles the text."""
+def test_sample_is_new_text_of_the_length_asked_for(printed):
+    """The last three of 36 sonnets are held out."""
     result, text = json.loads(printed[-1]), (DEMO / "sonnets.txt").read_text(encoding="ascii")
     assert result["held_out"] == "\n\n".join(text.removesuffix("\n").split("\n\n")[33:]) + "\n"
     prompt, completion = result["prompt"], result["completion"]
     assert completion.startswith(prompt) and len(completion) == len(prompt) + result["sample_length"]
-    written = completion[len(prompt) :]
-    assert written not in text, "copied, not written"
-    known = set(re.findall(r"[a-z']+", text.lower()))
-    words = re.findall(r"[a-z']+", written.lower())
-    assert len(words) > 50
-    assert sum(word in known for word in words) > 0.6 * len(words), "mostly words that occur in the sonnets"
-    assert len(set(words)) > 20, "not the same few words over and over"
+    assert completion[len(prompt) :] not in text, "copied, not written"
 
 
 SPEECH = "First Citizen:\nBefore we proceed any further, hear me speak.\n"
@@ -86,7 +76,7 @@ OTHER_TEXTS = {  # the text, how what is held out of it begins, max_steps, windo
 
 
 @pytest.mark.parametrize("text, start, max_steps, windows", OTHER_TEXTS.values(), ids=OTHER_TEXTS)
-def test_other_texts(saved, monkeypatch, tmp_path, text, start, max_steps, windows):
+def test_other_texts(monkeypatch, tmp_path, text, start, max_steps, windows):
     """Any text of two windows trains for at most max_steps, which is said, and its end is held out.
 
     Bugs: tiny Shakespeare (speeches with blank lines between them) trained for 69,686 steps, since three speeches were
@@ -94,7 +84,7 @@ def test_other_texts(saved, monkeypatch, tmp_path, text, start, max_steps, windo
     was also one to report (here: of one step) ended with a division by zero; the text might lack the prompt's letters.
     """
     (tmp_path / "sonnets.txt").write_bytes(text.encode())
-    code = "\n".join(cell.source for cell in saved.cells if cell.cell_type == "code")
+    code = "\n".join(code_cells(NOTEBOOK))
     code, count = re.subn(r"^(max_steps|sample_length) = [\d_]+", rf"\1 = {max_steps}", code, flags=re.M)
     assert count == 2, "the settings stand in the notebook"
     monkeypatch.syspath_prepend(str(DEMO))

@@ -1,21 +1,13 @@
-"""The machine: devices, precision, and dropout that is quick on a CPU."""
+"""The machine: devices, and dropout that is quick on a CPU."""
 
 import math
 
 import pytest
 import torch
 
-from engine.machine import QuickDropout, pick_device, pick_precision, quicken
+from engine.machine import QuickDropout, pick_device, quicken
 from helpers import same, tiny_model
 from utils import UserError
-
-
-@pytest.mark.parametrize("avx, amx, expected", [(0, 0, "float32"), (1, 0, "bfloat16"), (0, 1, "bfloat16")])
-def test_precision_of_a_cpu(monkeypatch, avx, amx, expected):
-    """A CPU uses bfloat16 only if it has instructions for it."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bool(avx))
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: bool(amx))
-    assert pick_precision(torch.device("cpu")) == expected
 
 
 @pytest.mark.parametrize("name", ["toaster", "cuda:99", "meta"])

@@ -289,6 +289,23 @@ def test_thinking_is_switched_off_or_gets_room(llama, tmp_path):
         assert chat.prompt("Hm?").endswith(ending) and chat.new_tokens == tokens
 
 
+def test_thoughts_that_the_template_opens(llama):
+    """DeepSeek-R1's template ends with <think>: a reply begins with it. Qwen3's closes it again."""
+    chat = load(llama)
+    for ending, is_open in (("<think>\n", True), ("<think>\n\n</think>\n\n", False)):
+        chat.tokenizer.chat_template, chat.new_tokens = CHAT_TEMPLATE + ending, 4
+        replies = chat.reply(["Where was Bo born?", "Hm?"])
+        assert [reply.startswith("<think>") for reply in replies] == [is_open] * 2
+
+
+def test_a_template_that_raises(llama):
+    """A template that wants more than a question is named in one line."""
+    chat = load(llama)
+    chat.tokenizer.chat_template = "{{ raise_exception('a system message is needed') }}"
+    with pytest.raises(UserError, match=r"tiny-llama: its chat template refuses .*a system message is needed"):
+        chat.reply(["Where?"])
+
+
 def test_damaged_folder(llama, tmp_path):
     """A model that was not tuned to chat, or whose weights are gone, is refused in one line."""
     for lost, hint in (("chat_template.jinja", "has no chat template"), ("model.safetensors", "holds no model that")):

@@ -24,7 +24,8 @@ def cases(table: str) -> list[tuple[str, str, str]]:
     return found
 
 
-BARE = [("Where was Marie Curie born?", "  Warsaw\n", "Warsaw"), ("Where was Marie Curie born?", "", "")]
+ASKED = "Where was Marie Curie born?"
+BARE = [(ASKED, "  Warsaw\n", "Warsaw"), (ASKED, "Warsaw\u200b", "Warsaw"), (ASKED, "", "")]
 ALL = [*BARE, *(case for table in TABLES for case in cases(table))]
 
 

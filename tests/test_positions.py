@@ -1,6 +1,7 @@
 """experiments/positions.py: the models, the loss by position, and the rows."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,8 @@ from utils import UserError
 
 
 def made(kind: str, **changes) -> PositionsGPT:
-    """A tiny model with parameters large enough that every part of it matters."""
-    torch.manual_seed(0)
-    model = PositionsGPT(tiny_config(**changes), kind)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape) * 0.2)
-    return model.eval()
+    """A tiny model of a kind."""
+    return tiny_model(make=partial(PositionsGPT, positions=kind), **changes).eval()
 
 
 def test_sinusoids_are_the_handouts():

@@ -1,6 +1,5 @@
 """experiments/recall.py: changed recipes, trainings and their rows, and what is read from finished trainings."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,18 +39,21 @@ def test_every_ablation_changes_the_recipe():
     assert bare == [example[:3] for example in examples["as it is"]]
 
 
-@pytest.mark.parametrize("change", ["spans", "spans.nothing=1", "nothing=1", "pretrain.batch_size=many"])
-def test_a_change_that_the_recipe_does_not_know_is_refused(change: str):
-    with pytest.raises(UserError, match=f"^--change {change}: "):
-        changed(FAST, [change])
-
-
-@pytest.mark.parametrize("change, name", [({"few": -3}, "few"), ({"decay_shape": "square"}, "decay_shape")])
-def test_a_change_to_a_value_that_makes_no_sense_is_refused(change: dict, name: str):
-    """Bug: it ended in a traceback."""
-    documents = CharCorruptionDataset(DOCUMENTS, 128)
-    with pytest.raises(UserError, match=f"^--change: TrainerConfig: {name} is "):
-        apply(replace(FAST.pretrain, **change), FAST.spans, documents, documents, TrainerConfig())
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("spans", "--change spans: "),
+        ("spans.nothing=1", "--change spans.nothing=1: "),
+        ("nothing=1", "--change nothing=1: "),
+        ("pretrain.batch_size=many", "--change pretrain.batch_size=many: "),
+        ("pretrain.few=-3", "--change: TrainerConfig: few is "),
+        ("pretrain.decay_shape='square'", "--change: TrainerConfig: decay_shape is "),
+    ],
+)
+def test_a_change_that_makes_no_sense_is_refused(change: str, says: str):
+    """A setting that the recipe does not know, and (bug: it ended in a traceback) a value that it cannot have."""
+    with pytest.raises(UserError, match=f"^{says}"):
+        drawn(changed(FAST, [change]))
 
 
 @pytest.mark.parametrize("recipe", ["fast", "handout", "excerpts"])
@@ -104,16 +106,6 @@ def test_learning_is_measured_after_every_epoch(tmp_path: Path, capsys):
     found = rows.read("learning", tmp_path)
     assert found["epoch"].tolist() == [1, 2, 3] and found["tokens"].is_monotonic_increasing
     assert set(found["change"]) == {"as it is"} and (found["place_loss"].diff()[1:] < 0).all()
-
-
-def test_a_place_is_asked_for_behind_the_name_alone():
-    """Of the dev people with their place in their own document; only the characters of the place are targets."""
-    documents = CharCorruptionDataset(DOCUMENTS, 128)
-    places = recall.Places(documents, PEOPLE | {"Ann Li": "Oslo", "Ed Ox": "Rome"})
-    for (x, y), (name, place) in zip([places[i] for i in range(len(places))], list(PEOPLE.items())[1:], strict=True):
-        asked, told = ["".join(documents.itos[i] for i in ids.tolist()) for ids in (x, y)]
-        assert asked == f"{name}. {MASK_CHAR}{place}".ljust(128, PAD_CHAR)
-        assert told == (PAD_CHAR * (len(name) + 2) + place).ljust(128, PAD_CHAR)
 
 
 def test_losses_are_smoothed_over_the_steps_around(tmp_path: Path):

@@ -48,11 +48,11 @@ def test_the_rows_of_a_run(data, tmp_path, monkeypatch):
     assert steps["step"].is_monotonic_increasing and steps["loss"].mean() == pytest.approx(rope["loss"], abs=0.01)
 
 
-@pytest.mark.parametrize("program", ["scripts/reproduce.py", "report/tables.py", "report/latex.py", "report/llm.py"])
+@pytest.mark.parametrize("program", ["scripts/reproduce.py", "report/page.py", "report/latex.py", "report/llm.py"])
 def test_programs_start_in_any_folder(program, tmp_path):
     """Without a path of their own being edited in, and with one line for what is missing."""
     place = {"cwd": tmp_path, "capture_output": True, "text": True}
     assert subprocess.run([sys.executable, rows.ROOT / program, "--help"], **place).returncode == 0
-    words = ["--data=nowhere"] if program != "report/tables.py" else ["--results=/dev/null/x"]
+    words = ["--data=nowhere"] if program != "report/page.py" else ["--results=/dev/null/x"]
     done = subprocess.run([sys.executable, rows.ROOT / program, *words], **place)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr

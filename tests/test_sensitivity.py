@@ -90,26 +90,25 @@ def test_wilson_interval():
 
 
 def test_only_the_questions_change(folder, scripted, capsys):
-    """Counts of both wordings, the changed answers, and one line "Correct:", of the reworded questions."""
-    before, found = Path("dev.tsv").read_bytes(), ask()
-    assert scripted == [[f"Where was {n} born?" for n in PEOPLE], [f"What is the birthplace of {n}?" for n in PEOPLE]]
+    """Counts of both wordings, the changed answers, and one line "Correct:", of the reworded questions.
+
+    With --wordings there is a row for each further wording, too.
+    """
+    before, found = Path("dev.tsv").read_bytes(), ask("--wordings")
+    assert scripted[0] == [f"Where was {n} born?" for n in PEOPLE]
+    assert scripted[1] == [f"What is the birthplace of {n}?" for n in PEOPLE]
     shares = {"original": 1.0, "reworded": 0.25, "n": 4, "only_original": 3, "only_reworded": 0, "p_mcnemar": 0.25}
     assert found.result().items() > shares.items()
-    lines = capsys.readouterr().out.split("\n")
+    assert list(found.predictions) == list(found.right) == [ORIGINAL, REWORDED, *FURTHER]
+    assert all(found.right[wording] == [False] * 4 for wording in FURTHER)
+    out = capsys.readouterr().out
+    assert all(f"\n{wording}  " in out for wording in FURTHER)
+    lines = out.split("\n")
     assert [line for line in lines if line.startswith("Correct:")] == ["Correct: 1.0 out of 4.0: 25.0%"]
     changed = [f"  - {n}: {place} -> Elsewhere" for n, place in PEOPLE.items() if n != "Bero Tinn"]
     assert [line for line in lines if "->" in line] == changed
     assert Path("out").read_text() == "Elsewhere\nQuay\nElsewhere\nElsewhere\n"
     assert Path("dev.tsv").read_bytes() == before
-
-
-def test_further_wordings(folder, scripted, capsys):
-    """A row for each, and still one line "Correct:"."""
-    found = ask("--wordings")
-    assert list(found.predictions) == list(found.right) == [ORIGINAL, REWORDED, *FURTHER]
-    assert all(found.right[wording] == [False] * 4 for wording in FURTHER)
-    out = capsys.readouterr().out
-    assert out.count("Correct:") == 1 and all(f"\n{wording}  " in out for wording in FURTHER)
 
 
 def test_whole_script(folder, made):

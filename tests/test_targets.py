@@ -72,12 +72,9 @@ def people() -> list[str]:
     return [f"{text}, or so his old friends say ." for text in texts]
 
 
-@pytest.mark.parametrize("epoch", [0, 1])
 @pytest.mark.parametrize("aim", AIMS)
-def test_spans_keep_the_handouts_rule(aim, epoch, people):
+def test_spans_keep_the_handouts_rule(aim, people):
     """20,000 examples of long documents, for the Aim of every recipe; a recipe that leaves the rule says so.
-
-    In the first epoch they are of 10 documents, in the second of all, as in the two halves of a pretraining.
 
     Each length in 4 .. 112 occurs. (The rarest have a probability of 0.1 / 109 each, so one is missing with
     probability 109 exp(-18), whatever the seed.) The parts add up to the start of the document; x and y are as in
@@ -87,16 +84,14 @@ def test_spans_keep_the_handouts_rule(aim, epoch, people):
         assert isinstance(recipe.spans, Cut) == ("does not keep part (e)" in recipe.about)
     data = spans(people, aim)
     assert data.data == people and min(map(len, people)) > 112
-    x, y = Batches(data, seed=0, few=10, few_epochs=1)[epoch, list(range(20_000))]  # each (20,000, 128)
+    x, y = Batches(data, seed=0)[0, list(range(20_000))]  # each (20,000, 128)
     assert torch.equal(x[:, 1:], y[:, :-1])
-    lengths, used = set(), Counter()
+    lengths = set()
     for ids in torch.cat((x, y[:, -1:]), dim=1).tolist():
         prefix, suffix, span, *_ = "".join(data.itos[i] for i in ids).rstrip(P).split(M)
-        (document,) = {person for person in people if person.startswith(prefix + span + suffix)}
+        assert any(person.startswith(prefix + span + suffix) for person in people)
         lengths.add(len(prefix + span + suffix))
-        used[document] += 1
     assert lengths == set(range(4, 113))
-    assert set(used.values()) == ({2000} if epoch == 0 else {500}) and len(used) == (40 if epoch else 10)
 
 
 @pytest.mark.parametrize("aim", [*AIMS, *EXTREMES])

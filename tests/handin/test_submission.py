@@ -5,6 +5,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 
 import london_baseline
 import run
-from helpers import SRC, Program, invent_people, tiny_config, tiny_model, write_data
+from helpers import SRC, Evil, Program, invent_people, tiny_config, tiny_model, write_data
 from model import GPT
 from scripts import submission
 from utils import UserError
@@ -43,10 +44,9 @@ def data(tmp_path_factory) -> Path:
     folder, people = tmp_path_factory.mktemp("data"), invent_people(16, 6)
     dev = people.unseen.splitlines(keepends=True)
     dev[0] = dev[0].split("\t")[0] + "\tLondon\n"
-    asked = people.questions.splitlines(keepends=True)
-    for name, lines in (("birth_dev.tsv", dev), ("birth_test_inputs.tsv", asked[:5]), ("answers.tsv", dev[:5])):
-        (folder / name).write_text("".join(lines))
-    (folder / "wiki.txt").write_text(people.corpus)
+    asked = people.questions.splitlines(keepends=True)[:5]
+    write_data(folder, replace(people, unseen="".join(dev), questions="".join(asked)))
+    (folder / "answers.tsv").write_text("".join(dev[:5]))
     return folder
 
 
@@ -88,13 +88,6 @@ def test_a_good_one_is_all_right(good, data, check):
     assert f"{TUNED}: vanilla, 2 layers, 16 wide, " in said and f"{ROPE_TEST}: test 40.0 % (2 of 5)\n" in said
     assert f"{SCRATCH}: dev 0.0 % (0 of 6)\n" in said and f"{DEV}: dev 33.3 % (2 of 6)\n" in said
     assert f"ok       {ROPE_TEST}: 5 lines\n" in check(good)[1]
-
-
-class Runs:
-    """Makes a folder when it is unpickled."""
-
-    def __reduce__(self):
-        return os.mkdir, ("run",)
 
 
 STATE = tiny_model(rope=True).state_dict()
@@ -146,7 +139,7 @@ CHANGES = {
     "other attention": (with_keys(lambda name: name.replace("qkv", "mine")), "", ""),
     "wrapped": (with_keys("module.{}".format), "", ""),
     "checkpoint": (put(ROPE, saved({"model": STATE})), "PROBLEM", "not the state dict of a model, or larger"),
-    "acts on load": (put(ROPE, saved({"a": Runs()})), "PROBLEM", f"{ROPE}: does not load with torch.load("),
+    "acts on load": (put(ROPE, saved({"a": Evil()})), "PROBLEM", f"{ROPE}: does not load with torch.load("),
     "bomb": (put(DEV, bytes(2 * 10**6)), "PROBLEM", f"{DEV}: larger than 1 MB, which is not read"),
     "bomb inside": (put(ROPE, zipped({"a/data.pkl": bytes(101 * 10**6)})), "PROBLEM", "or larger than 100 MB"),
     "London's share": (put(LONDON, b"It is 0.16667"), "", ""),

@@ -24,8 +24,7 @@ FLAGS = f"--recipe smoke --max_epochs {EPOCHS} --dropout 0.1 --checkpoint_minute
 def start(program: Program, name: str) -> subprocess.Popen:
     """Start or resume a small pretraining with a checkpoint every step; returns as its first step begins."""
     command = [sys.executable, str(SRC / "run.py"), "pretrain", "rope", "wiki.txt", "--writing_params_path", name]
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    process = subprocess.Popen([*command, *FLAGS.split()], cwd=program.folder, env=program.environment(), **output)
+    process = program.start([*command, *FLAGS.split()])
     next(line for line in process.stdout if line.startswith("device "))
     return process
 

@@ -29,8 +29,7 @@ def test_memory_does_not_grow(program: Program, record: Callable[[str], None]):
     program.write("wiki.txt", "\n".join(read_text(rows.ROOT / "wiki.txt").split("\n")[:1600]))
     command = [sys.executable, str(SRC / "run.py"), "pretrain", "rope", "wiki.txt", "--writing_params_path", "p"]
     command += ["--max_epochs", "10", "--batch_size", "8", "--checkpoint_minutes", "0.25", "--device", "cpu"]
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen(command, cwd=program.folder, env=program.environment(), **output) as process:
+    with program.start(command) as process:
         sizes = [resident_mb(process.pid) for line in process.stdout if line.startswith("epoch ")]
     assert process.returncode == 0 and len(sizes) == 10
     assert sizes[-1] < 1.1 * sizes[1]

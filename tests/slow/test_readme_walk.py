@@ -5,11 +5,12 @@ import re
 import subprocess
 import sys
 import sysconfig
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from helpers import Program, invent_people, save_tiny_llama
+from helpers import People, Program, invent_people, save_tiny_llama, write_data
 from report import rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -26,17 +27,15 @@ ADDED = {
     "python scripts/submission.py": "--data path/to/folder",
 }
 WITHOUT_MAKE = re.findall(r"^(?:py|\.venv\\Scripts\\python) .+$", README, re.M)
-PEOPLE = invent_people(48, 24)  # a third of them in train, dev and test each
 
 
-def write_data(folder: Path) -> None:
-    """The four files, with a question mark in every fourth document."""
-    documents = PEOPLE.corpus.splitlines(keepends=True)
+def people() -> People:
+    """24 people in train, 12 each in dev and test, and a question mark in every fourth document."""
+    people = invent_people(48, 24)
+    documents = people.corpus.splitlines(keepends=True)
     documents[::4] = [document.replace("\n", " Or was it?\n") for document in documents[::4]]
-    dev, test = PEOPLE.unseen.splitlines(keepends=True)[:12], PEOPLE.questions.splitlines(keepends=True)[12:]
-    texts = ("".join(documents), PEOPLE.pairs, "".join(dev), "".join(test))
-    for name, text in zip(rows.DATA_FILES, texts, strict=True):
-        (folder / name).write_text(text)
+    dev, test = people.unseen.splitlines(keepends=True)[:12], people.questions.splitlines(keepends=True)[12:]
+    return replace(people, corpus="".join(documents), unseen="".join(dev), questions="".join(test))
 
 
 @pytest.fixture
@@ -83,7 +82,7 @@ def test_from_clone_to_gradescope(clone, tmp_path, name):
     save_tiny_llama(tmp_path / "tiny-llama")
     is_in_place = name == "other"
     (data := clone if is_in_place else tmp_path / "my data").mkdir(exist_ok=True)
-    write_data(data)
+    write_data(data, people())
     said = ""
     for command in commands(None if is_in_place else data, name):
         command += f" LLM={tmp_path / 'tiny-llama'}" * command.startswith("make llm")
