@@ -270,7 +270,7 @@ def learning(folder: Path) -> Figure | None:
     runs = tables.grouped(rows.read("learning", folder), *rows.TRAINED, "epochs")
     if not runs:
         return None
-    run = max(runs, key=lambda run: (run["change"].nunique(), run["date"].max()))
+    run = max(runs, key=lambda run: (run["change"].nunique(), run["date"].max())).sort_values("epoch")
     title = f"{rows.about_data(run)}, " + "{variant}, recipe {recipe}, seed {seed}, {epochs:.0f} epochs".format(
         **run.iloc[0]
     )
