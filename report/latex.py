@@ -279,14 +279,15 @@ def wordings(run: Run) -> dict[str, str]:
 def confidence(run: Run) -> dict[str, str]:
     """Part 3(b), about the vanilla model."""
     row, questions = run.answers().iloc[0], run.answers("analysis_questions")
-    wrong, half = questions[~questions["right"]], experiment_tables.surest_answers(questions, 50)
+    wrong = questions[~questions["right"]]
+    half, quarter = (experiment_tables.surest_answers(questions, share) for share in (50, 25))
     auroc = row[["auroc", "auroc_low", "auroc_high"]]
     return {
         "vanillaWrong": str(len(wrong)),
         "inTrainWrong": str(wrong["in_train"].sum()),
         "auroc": "--" if auroc.isna().any() else "{:.2f} (95\\,\\%: {:.2f} to {:.2f})".format(*auroc),
         "surestHalf": f"{half['right'].sum()} of {len(half)}",
-        "coverageAtNinety": tex(f"{row['coverage_at_90']:.0%}"),
+        "surestQuarter": f"{quarter['right'].sum()} of {len(quarter)}",
     }
 
 
