@@ -214,13 +214,13 @@ def test_variables_of_make():
 
     Bugs: `make llm` always asked about the data here; `make results` left index.html as it was, then ended in an error.
     """
-    data, theirs = f'"{Path.home()}/my data', ("DATA=~/my data", "DATA_NAME=my class")
+    data, theirs = f"{Path.home()}/my data", ("DATA=~/my data", "DATA_NAME=my class")
     printed = make("-n", "run", "submission", *theirs)
-    assert printed.count(f'--data {data}"') == 2 and '--data_name "my class"' in printed
+    assert printed.count(f'--data "{data}"') == 2 and '--data_name "my class"' in printed
     printed = make("-n", "llm", "LLM=my models/x.gguf", *theirs)
     asked, kept = printed.split("src/modern_llm.py")[1].splitlines()
-    assert '--model "my models/x.gguf"' in asked and f'--eval_corpus_path {data}/birth_dev.tsv"' in asked
-    assert f'report/llm.py --data {data}" --data_name "my class" --results "expt/results"' in kept
+    assert '--model "my models/x.gguf"' in asked and f'--eval_corpus_path "{data}/birth_dev.tsv"' in asked
+    assert f'report/llm.py --data "{data}" --data_name "my class" --results "expt/results"' in kept
     programs = ["reproduce.py", "confidence.py", "page.py"]
     printed = make("-n", "results")
     assert "--results results" in printed and re.findall(r"\w+\.py", printed) == programs
