@@ -244,7 +244,7 @@ def curve(folder: Path, data: str | None = None) -> Figure | None:
                 note(axes, name, (point["tokens"] / 1e6, 100 * point["dev"]), (shift, 4), color=colours[recipe])
         reference(axes, 100 * tables.BARS[variant], goal(variant))
     axes.set_ylim(0, 100)
-    axes.margins(x=0.15)
+    axes.margins(x=0.25)
     logarithmic(axes)
     return figure
 
@@ -327,7 +327,7 @@ def analysis(folder: Path, data: str | None = None) -> Figure | None:
         intervals(calibrated, 100 * points["confidence"], points["right"] / points["n"], points["n"], **style)
         right = [100 * experiment_tables.surest_answers(answers, share)["right"].mean() for share in shares]
         covered.plot(shares, right, label=name, **style)
-    calibrated.plot([0, 100], [0, 100], color=RED, linestyle="--", linewidth=1, label="confidence = accuracy")
+    calibrated.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1, label="confidence = accuracy")
     reference(covered, 90, "90 %")
     calibrated.set(title="calibration: the answers in ten parts, by confidence", xlabel="mean confidence of a part, %")
     covered.set(title="abstention: only the surest are answered", xlabel="questions answered, %")
@@ -374,8 +374,8 @@ def sinusoids(length: int = 128, width: int = 256) -> Figure:
     return figure
 
 
-def loss_curve(found: pd.DataFrame) -> Figure:
-    """The loss of each variant's pretraining by its steps."""
+def loss_curve(found: pd.DataFrame, few_steps: int = 0) -> Figure:
+    """The loss of each variant's pretraining by its steps; a line where the steps on few documents end."""
     figure = Figure(figsize=(6.2, 2.6), layout="constrained")
     axes = figure.subplots()
     for variant, colour, side in (("vanilla", BLUE, "left"), ("rope", RED, "right")):
@@ -384,6 +384,8 @@ def loss_curve(found: pd.DataFrame) -> Figure:
         at = curve.iloc[len(curve) // 10]
         shift = (8, 8) if side == "left" else (-8, -14)
         axes.annotate(variant, at[["step", "loss"]], shift, textcoords="offset points", color=colour, ha=side)
+    if few_steps:
+        axes.axvline(few_steps, color=GREY, linewidth=1)
     axes.set(xlabel="step of pretraining", ylabel="loss, nats a character", ylim=(0, None))
     return figure
 

@@ -197,16 +197,19 @@ def trainings(run: Run) -> dict[str, str]:
         run.rows("loss_curve", "the loss", run.training, variant=variant).set_index("step")["loss"]
         for variant in ("vanilla", "rope")
     )
-    start, end = vanilla.iloc[0], vanilla.iloc[-1]
+    few = (config.few_epochs if config.few else 0) * trainer.steps_per_epoch
     return {
         "weightDecay": f"{config.weight_decay:g}",
         "clip": f"{config.grad_norm_clip:g}",
         "warmup": f"{config.warmup_tokens:,}",
         "steps": f"{trainer.total_steps:,}",
         "guessLoss": f"{np.log(trainer.model.config.vocab_size):.1f}",
-        "vanillaFirstLoss": f"{start:.2f}",
-        "vanillaLastLoss": f"{end:.2f}",
-        "vanillaMostFallen": f"{(vanilla <= start - 0.75 * (start - end)).idxmax():,.0f}",
+        "fewEpochs": f"{config.few_epochs}",
+        "fewSteps": f"{few}",
+        "vanillaFirstLoss": f"{vanilla.iloc[0]:.2f}",
+        "vanillaFewLoss": f"{vanilla[:few].min():.2f}",
+        "vanillaJumpLoss": f"{vanilla[few:].max():.2f}",
+        "vanillaLastLoss": f"{vanilla.iloc[-1]:.2f}",
         "ropeLastLoss": f"{rope.iloc[-1]:.2f}",
     }
 
@@ -247,7 +250,8 @@ def wordings(run: Run) -> dict[str, str]:
     ours, llm, questions = run.wording().iloc[0], run.llm().set_index(["prompt", "template"]), run.reworded()
     changed = questions[questions["answer"] != questions["reworded_answer"]]
     wrong = changed[changed["reworded_answer"] != changed["truth"]]
-    told = llm.loc["instructed"]
+    told, replies = llm.loc["instructed"], run.llm("modern_llm_replies")
+    replies = replies[(replies["prompt"] == "bare") & (replies["template"] == "original")]
     reworded = told.loc["reworded"]
     macros = {
         "originalWording": tex(ORIGINAL.replace("NAME", "…")),
@@ -265,6 +269,7 @@ def wordings(run: Run) -> dict[str, str]:
         "instructions": tex(PROMPTS["instructed"].replace("{question}", ORIGINAL.replace("NAME", "…"))),
         "ropeChange": points(ours["reworded"] - ours["original"], "+"),
         "llmChange": points(reworded["normalised"] - told.loc["original", "normalised"], "+"),
+        "llmNone": f"{(replies['place'] == '').sum()}",
         "llmLost": f"{reworded['only_original']:.0f}",
         "llmWon": f"{reworded['only_reworded']:.0f}",
         "llmP": p_value(reworded["p_mcnemar"]),
@@ -441,7 +446,7 @@ def main(argv: list[str] | None = None) -> int:
         ),
         "sinusoids": figures.sinusoids(),
         "positions": positions,
-        "loss_curve": figures.loss_curve(run.rows("loss_curve", "the loss", run.training)),
+        "loss_curve": figures.loss_curve(run.rows("loss_curve", "the loss", run.training), int(macros["fewSteps"])),
     }
     args.out.mkdir(parents=True, exist_ok=True)
     for name, text in written.items():

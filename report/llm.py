@@ -32,7 +32,7 @@ def measured(settings: dict, notes: list[dict], original: list[dict]) -> dict:
         found[kind] = sum(note[kind] for note in notes) / len(notes)
     if template == "reworded" and len(original) == len(notes):
         lost, won, p = mcnemar(*([note["normalised"] for note in asked] for asked in (original, notes)))
-        found |= {"only_original": lost, "only_reworded": won, "p_mcnemar": float(f"{p:.3g}")}
+        found |= {"only_original": lost, "only_reworded": won, "p_mcnemar": float(f"{p:.6g}")}
     return found | {"parameters": settings["parameters"], "questions": settings["questions"]}
 
 
