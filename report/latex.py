@@ -207,8 +207,8 @@ def trainings(run: Run) -> dict[str, str]:
         "fewEpochs": f"{config.few_epochs}",
         "fewSteps": f"{few}",
         "vanillaFirstLoss": f"{vanilla.iloc[0]:.2f}",
-        "vanillaFewLoss": f"{vanilla[:few].min():.2f}",
-        "vanillaJumpLoss": f"{vanilla[few:].max():.2f}",
+        "vanillaFewLoss": f"{vanilla.loc[:few].min():.2f}",
+        "vanillaJumpLoss": f"{vanilla.loc[few:].max():.2f}",
         "vanillaLastLoss": f"{vanilla.iloc[-1]:.2f}",
         "ropeLastLoss": f"{rope.iloc[-1]:.2f}",
     }
