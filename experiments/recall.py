@@ -1,15 +1,15 @@
 """How accurate a recipe is, after how much pretraining, and which of its choices matter.
 
     python experiments/recall.py accuracy --recipe fast --variant rope --seed 1
-    python experiments/recall.py curve --epochs 20                          # another length of pretraining
-    python experiments/recall.py ablation --epochs 24 --change "cut anywhere"    # one choice changed
-    python experiments/recall.py learning --epochs 24       # the loss on places during the pretraining, epoch by epoch
+    python experiments/recall.py accuracy --epochs 12                # another length of pretraining
+    python experiments/recall.py accuracy --change "cut anywhere"    # one choice changed
+    python experiments/recall.py learning                   # the loss on places during the pretraining, epoch by epoch
     python experiments/recall.py exposures expt/recall/FOLDER ...    # accuracy by how often a place was asked for
     python experiments/recall.py losses expt/recall/FOLDER ...       # the losses of the handout's recipe
 
-Each of the first four trains one model with the commands of the homework in a folder under expt/recall/, and adds
-its rows to results/COMMAND.csv. A training that was cut off is continued by the same command; one that has its rows is
-skipped. Several at a time, one thread each:
+`accuracy` and `learning` train one model with the commands of the homework in a folder under expt/recall/, and add its
+rows to results/accuracy.csv or results/learning.csv. A training that was cut off is continued by the same command; one
+that has its rows is skipped. Several at a time, one thread each:
 
     printf '%s\\n' 0 1 2 3 | OMP_NUM_THREADS=1 xargs -P 2 -I {} python experiments/recall.py accuracy --seed {}
 """
@@ -32,18 +32,17 @@ from dataset import CharCorruptionDataset
 from engine import options
 from engine.checkpoints import read_stamp
 from engine.machine import hardware, pick_device, pick_precision
-from engine.recipes import MAIN_RECIPE, RECIPES, apply, changed
+from engine.recipes import MAIN_RECIPE, RECIPES, apply
 from experiments.confidence import confidence, read_places, stands_in
 from report import rows
 from report.experiment_tables import STEPS
-from report.tables import percent
+from report.tables import PRETRAINED, percent
 from scripts.reproduce import Reproduction, scalars
 from trainer import Callback, Trainer, TrainerConfig
 from utils import MASK_CHAR, UserError, cli, fingerprint, read_text
 
 # What an ablation changes, as `run.py --change` takes it.
 ABLATIONS = {
-    "as it is": [],
     "no curriculum": ["pretrain.few=None"],
     "AdamW alone": ["pretrain.muon_lr=None"],
     "batch 128": ["pretrain.batch_size=128"],
@@ -60,43 +59,38 @@ SMOOTHED = 230  # each loss is the mean of the steps around it, half of them bef
 
 
 def train(args: argparse.Namespace) -> None:
-    """Pretrain, finetune and evaluate one model, and add its row; for `learning`, only pretrain, a row an epoch."""
-    run_of = {"recipe": args.recipe, "variant": args.variant, "seed": args.seed}
-    what, changes = {}, []
-    if args.command != "accuracy":
+    """Train one model, unless it has its rows: `accuracy` adds a row of it, `learning` one after every epoch."""
+    run_of, what, changes = {"recipe": args.recipe, "variant": args.variant, "seed": args.seed}, {}, []
+    if args.epochs and args.epochs != RECIPES[args.recipe].pretrain.max_epochs:
         what["epochs"] = args.epochs
         changes.append(f"pretrain.max_epochs={args.epochs}")
-    if args.command in ("ablation", "learning"):
+    if args.change:
         what["change"] = args.change
         changes += ABLATIONS[args.change]
-    device = pick_device(args.device)
-    here = {"hardware": hardware(device), "precision": pick_precision(device)}
-    here["settings"] = rows.settings_of(changed(RECIPES[args.recipe], changes))
-    here["corpus"] = fingerprint(read_text(args.data / "wiki.txt"))
-    have = rows.read(args.command, args.results)
-    n_wanted = args.epochs if args.command == "learning" else 1
-    if len(rows.select(have, data=args.data_name, **run_of, **what, **here)) == n_wanted:
-        print("has its rows")
-        return
+    name = [args.data_name, *run_of.values(), *what.values(), *(["learning"] if args.command == "learning" else [])]
+    folder = args.out.resolve() / re.sub(r"\W+", "_", " ".join(map(str, name)))
+    steps = Reproduction(args.recipe, args.seed, args.data.resolve(), args.data_name, args.device, folder, changes)
     words = [args.command, *(word for flag, value in (run_of | what).items() for word in (f"--{flag}", str(value)))]
-    name = re.sub(r"\W+", "_", " ".join([args.data_name, *map(str, run_of.values()), *map(str, what.values())]))
-    folder, data = args.out.resolve() / name, args.data.resolve()
-    command = shlex.join(["python", "experiments/recall.py", *words]) + rows.data_flags(args.data_name)
-    told = what | {"command": command}
-    steps = Reproduction(args.recipe, args.seed, data, args.data_name, args.device, folder, changes)
-    if args.command == "learning":
-        argv = ["pretrain", args.variant, f"{data}/wiki.txt", "--writing_params_path", f"{folder}/pretrain.params"]
-        argv += ["--recipe", args.recipe, "--change", *changes, "--seed", str(args.seed), "--device", args.device]
-        probe = Probe(steps.made | run_of | here | told, data, args.results)
-        run.pretrain(
-            options.parse(run.build_parser(), [*argv, "--resume", "--expt_dir", f"{folder}/logs"]), probe.trainer
-        )
-        return
-    row = steps.pretrained(args.variant) | told
-    if args.command == "accuracy" and args.variant == "rope":  # part 4(a), too
-        steps.made |= told
-        steps.reworded({name: row[name] for name in ("hardware", "precision")}, args.results)
-    print(f"\n{rows.add(args.command, row, args.results)}: dev {percent(row['dev'], row['n'])}")
+    device = pick_device(args.device)
+    steps.made |= what | {"variant": args.variant, "hardware": hardware(device), "precision": pick_precision(device)}
+    steps.made["command"] = shlex.join(["python", "experiments/recall.py", *words]) + rows.data_flags(args.data_name)
+    same = {name: steps.made[name] for name in (*rows.TRAINED, "settings", "corpus") if name != "recipe"}
+    have = rows.select(rows.read(args.command, args.results), recipe=args.recipe, **same)
+    complete = have["epoch"] == have["epochs"] if args.command == "learning" else have["model"].isin(PRETRAINED)
+    if complete.any():
+        print("has its rows")
+    elif args.command == "learning":
+        argv = ["pretrain", args.variant, f"{steps.data}/wiki.txt", "--recipe", args.recipe, "--seed", str(args.seed)]
+        argv += ["--writing_params_path", f"{folder}/pretrain.params", "--expt_dir", f"{folder}/logs", "--resume"]
+        argv += ["--device", args.device, *(["--change", *changes] if changes else [])]
+        probe = Probe(steps.row(args.variant), steps.data, args.results)
+        run.pretrain(options.parse(run.build_parser(), argv), probe.trainer)
+    else:
+        row = steps.pretrained(args.variant)
+        if args.variant == "rope":  # part 4(a), too
+            reworded, _ = steps.reworded({name: row[name] for name in ("hardware", "precision")})
+            rows.add("accuracy", reworded, args.results)
+        print(f"\n{rows.add('accuracy', row, args.results)}: dev {percent(row['dev'], row['n'])}")
 
 
 class Probe(Callback):
@@ -123,8 +117,9 @@ class Probe(Callback):
         losses = [-math.log(confidence(trainer.model, self.documents, f"{n}. ", p)) for n, p in self.places.items()]
         trainer.model.train()
         loss = sum(losses) / sum(len(place) + 1 for place in self.places.values())  # a character
-        epoch = {"epoch": trainer.step // trainer.steps_per_epoch, "tokens": trainer.tokens}
-        rows.add("learning", self.row | epoch | {"place_loss": round(loss, 4)}, self.results)
+        epoch = {"epochs": trainer.config.max_epochs, "epoch": trainer.step // trainer.steps_per_epoch}
+        found = {"tokens": trainer.tokens, "place_loss": round(loss, 4)}
+        rows.add("learning", self.row | epoch | found, self.results)
 
 
 def document_with(documents: CharCorruptionDataset, name: str, place: str) -> bool:
@@ -233,9 +228,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     common = rows.flags()
     for name, text in (
-        ("accuracy", "train a recipe"),
-        ("curve", "train it for another number of epochs"),
-        ("ablation", "train it with one choice changed"),
+        ("accuracy", "train a recipe, as it is or with a change"),
         ("learning", "pretrain it, and measure the loss on places after every epoch"),
     ):
         command = commands.add_parser(name, parents=[common], help=text, description=text)
@@ -247,12 +240,8 @@ def main(argv: list[str] | None = None) -> int:
         command.add_argument("--device", default="auto", help="default: %(default)s")
         out = rows.ROOT / "expt" / "recall"
         command.add_argument("--out", type=Path, default=out, help="where the training gets a folder (expt/recall)")
-        if name != "accuracy":
-            command.add_argument("--epochs", type=int, required=True, help="of pretraining")
-        if name in ("ablation", "learning"):
-            default = None if name == "ablation" else "as it is"
-            text = "what is changed" + (f" (default: {default})" if default else "")
-            command.add_argument("--change", choices=ABLATIONS, required=not default, default=default, help=text)
+        command.add_argument("--epochs", type=int, help="of pretraining (default: the recipe's)")
+        command.add_argument("--change", choices=ABLATIONS, help="one choice that is changed (default: none)")
     for function in (exposures, losses):
         text = function.__doc__
         command = commands.add_parser(function.__name__, parents=[common], help=text, description=text)

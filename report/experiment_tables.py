@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pandas as pd
 
 from engine.recipes import MAIN_RECIPE
 from report import rows, tables
-from report.tables import MEASURED, SEEDS, grouped, machine, percent, shown, table
+from report.tables import SEEDS, grouped, machine, percent, shown, table
 
 # Losses of the handout's recipe in the public logs of two students (the course's data), each a mean over 230 steps.
 STEPS = (115, 460, 1150, 2300, 4600, 9200, 13800, 14949)
@@ -36,20 +35,14 @@ def percents(right: Iterable[float], n: Iterable[int]) -> list[str]:
 # ---------------------------------------------------------------- the recipes
 
 
-def changed_recipes(name: str, folder: Path) -> pd.DataFrame:
-    """The rows of curve or ablation, those of one run one after the other."""
-    found = rows.read(name, folder).sort_values([*_run(name), "seed"])
-    return found.reindex(columns=[*found.columns, *(column for column in MEASURED if column not in found)])
-
-
-def recipes(name: str, folder: Path) -> pd.DataFrame:
-    """Curve or ablation: a line for all seeds of a run on one machine."""
-    columns = (*_run(name), *SEEDS, "minutes (plain step)", "loss", "hardware")
-    return table(grouped(changed_recipes(name, folder), *_run(name), "hardware", "precision"), columns)
-
-
-def _run(name: str) -> list[str]:
-    return [key for key in rows.KEYS[name] if key not in ("seed", "hardware", "precision")]
+def ablation(folder: Path) -> pd.DataFrame:
+    """Recipes with another number of epochs or another change: a line for all seeds of a run on one machine."""
+    found = tables.read_models(folder, changed=True)
+    found["epochs"] = found["epochs"].map("{:.0f}".format, na_action="ignore").fillna("as it is")
+    found["change"] = found["change"].replace("", "-")
+    run = ["data", "variant", "recipe", "epochs", "change"]
+    columns = (*run, *SEEDS, "minutes (plain step)", "loss", "hardware")
+    return table(grouped(found, *run, "hardware", "precision"), columns)
 
 
 def exposure_bins(folder: Path) -> pd.DataFrame:
@@ -178,7 +171,7 @@ def beside(folder: Path) -> pd.DataFrame:
     return cells.loc[found["a step of"].unique(), found["way"].unique()].rename_axis(columns=None).reset_index()
 
 
-TABLES: dict[str, Callable[[Path], pd.DataFrame]] = {name: partial(recipes, name) for name in ("curve", "ablation")}
-TABLES |= {make.__name__: make for make in (tables.results, tables.all_results, tables.modern_llm)}
-TABLES |= {make.__name__: make for make in (losses, confidence, kinds)}
+TABLES: dict[str, Callable[[Path], pd.DataFrame]]
+TABLES = {make.__name__: make for make in (tables.results, tables.all_results, tables.modern_llm)}
+TABLES |= {make.__name__: make for make in (ablation, losses, confidence, kinds)}
 TABLES |= {make.__name__: make for make in (robustness, speed, tricks, processes, beside)}

@@ -120,7 +120,7 @@ def bars(groups: dict[str, list[Bar]], title: str, label: str = CORRECT) -> Figu
 
 
 def accuracy(folder: Path, data: str, recipe: str) -> Figure | None:
-    """The handout's models on dev, and on test where its answers are known, with the handout's bars."""
+    """The handout's models on dev, and on test where its answers are known; by its own recipe with its bars."""
     models = tables.chosen(tables.read_models(folder), data=data, recipe=recipe)
     if not models:
         return None
@@ -136,30 +136,34 @@ def accuracy(folder: Path, data: str, recipe: str) -> Figure | None:
     figure = bars(groups, title, "correct answers, % (95 % interval)")
     axes = figure.axes[0]
     for y, model, group in zip(axes.get_yticks(), models, groups.values(), strict=True):
-        if model["bar"].notna().all():
-            at, half = 100 * model["bar"].iloc[0], len(group) / 2
+        first = model.iloc[0]
+        if tables.has_bar(first):
+            at, half = 100 * tables.BARS[first["variant"]], len(group) / 2
             axes.plot([at, at], [y - half - 0.05, y + half], color=RED, linewidth=1.5)
-            note(axes, goal(model["variant"].iloc[0]), (at, y - half), (0, 2), ha="center", color=RED)
+            note(axes, goal(first["variant"]), (at, y - half), (0, 2), ha="center", color=RED)
     return figure
 
 
 def ablation(folder: Path) -> Figure | None:
-    """A recipe with one choice changed at a time; of several runs, the one with the longest pretraining."""
-    found = experiment_tables.changed_recipes("ablation", folder)
-    runs = grouped(found, "data", "variant", "recipe", "epochs", "hardware", "precision")
-    if not runs:
+    """A recipe as it is, and with one choice changed at a time, on the data set with most of these rows."""
+    found = tables.read_models(folder, changed=True)
+    found = found[found["epochs"].isna()]
+    run = ["data", "variant", "recipe", "hardware", "precision", "corpus"]
+    found = max(grouped(found, *run), key=len, default=found)
+    whole = tables.read_models(folder)
+    whole = whole[whole["model"].isin(tables.PRETRAINED) & whole["seed"].isin(found["seed"])]
+    whole = whole.merge(found[run].drop_duplicates())
+    if whole.empty:
         return None
-    run = max(runs, key=lambda run: (run["epochs"].iloc[0], len(run)))
-    changes = {}
-    for name, seeds in run.groupby("change"):
-        colour = BLUE if name == "as it is" else LIGHT
-        changes[name] = [Bar(seeds["dev"].mean(), seeds["n"].iloc[0], seeds["dev"], "", colour)]
-    ordered = sorted(changes.items(), key=lambda change: (change[0] != "as it is", -change[1][0].share))
-    title = f"{rows.about_data(run)}, " + "{variant}, recipe {recipe}, {epochs:.0f} epochs".format(**run.iloc[0])
-    figure = bars(dict(ordered), title, f"{CORRECT}\nshaded: that of the recipe as it is")
-    for bar in changes.get("as it is", ()):
-        share, down, up = reach(bar.share, bar.n)
-        figure.axes[0].axvspan(share - down, share + up, color=BLUE, alpha=0.15, linewidth=0, zorder=0)
+    changes = sorted(grouped(found, "change"), key=lambda seeds: -seeds["dev"].mean())
+    groups = {
+        seeds["change"].iloc[0] or "as it is": [Bar(seeds["dev"].mean(), seeds["n"].iloc[0], seeds["dev"], "", colour)]
+        for seeds, colour in ((whole, BLUE), *((change, LIGHT) for change in changes))
+    }
+    title = f"{rows.about_data(whole)}, " + "{variant}, recipe {recipe}".format(**whole.iloc[0])
+    figure = bars(groups, title, f"{CORRECT}\nshaded: that of the recipe as it is")
+    share, down, up = reach(whole["dev"].mean(), whole["n"].iloc[0])
+    figure.axes[0].axvspan(share - down, share + up, color=BLUE, alpha=0.15, linewidth=0, zorder=0)
     return figure
 
 
@@ -221,9 +225,9 @@ def intervals(axes: Axes, x: Iterable[float], shares: Iterable[float], n: Iterab
 
 def curve(folder: Path, data: str | None = None) -> Figure | None:
     """Accuracy by the characters that a model was trained on, a line for each recipe."""
-    shorter = experiment_tables.changed_recipes("curve", folder)
-    whole = tables.read_models(folder).query("bar.notna()").assign(epochs=np.inf)
-    found = of_one_data(pd.concat([shorter, whole]), data)
+    models = pd.concat([tables.read_models(folder), tables.read_models(folder, changed=True).query("change == ''")])
+    models["epochs"] = models["epochs"].fillna(np.inf)
+    found = of_one_data(models[models["model"].isin(tables.PRETRAINED)], data)
     found = pd.concat([found[:0], *map(rows.select, grouped(found, "variant", "recipe", "epochs"))])
     found = found.dropna(subset="tokens").sort_values("tokens")
     if len(found.groupby(["recipe", "epochs"])) < 2:
@@ -277,8 +281,8 @@ def learning(folder: Path) -> Figure | None:
     x, y = "characters trained on, millions", "loss on dev people's places, nats a character"
     figure, (axes,) = panels([""], x, y, title, 3.2)
     for change, epochs in run.groupby("change"):
-        axes.plot(epochs["tokens"] / 1e6, epochs["place_loss"], marker="o", label=change)
-    whole = run[(run["change"] == "as it is") & (run["epoch"] == run["epochs"] // 3)]
+        axes.plot(epochs["tokens"] / 1e6, epochs["place_loss"], marker="o", label=change or "as it is")
+    whole = run[(run["change"] == "") & (run["epoch"] == run["epochs"] // 3)]
     for tokens in whole["tokens"] / 1e6:
         axes.axvline(tokens, color=GREY, linewidth=1)
         note(axes, "as it is: all documents from here on", (tokens, axes.get_ylim()[1]), (4, -10), color=GREY)

@@ -33,7 +33,7 @@ from engine.wordings import ORIGINAL, REWORDED
 from experiments.confidence import read_places
 from modern_llm import LISTED, PROMPTS
 from report import experiment_tables, figures, rows, settings, tables
-from report.tables import MODELS, SHARES, WORDINGS, latex, percent, tex
+from report.tables import BARS, MODELS, PRETRAINED, REWORDED_4A, SHARES, WORDINGS, latex, percent, tex
 from utils import MASK_CHAR, UserError, cli, fingerprint, read_text, write_text
 
 # The macros' names of MODELS.
@@ -83,16 +83,11 @@ class Run:
         """A row for each of the handout's models, by name. UserError: of other numbers of the recipe than today's."""
         every, models = tables.read_models(self.folder), []
         for model in MODELS:
-            table = "accuracy" if "pretrained" in model else "controls"
-            found = self.rows(table, model, self.training, every, model=model)
+            found = self.rows("accuracy", model, self.training, every, model=model)
             if not rows.is_current(found).all():
-                raise self.error(table, f"{model}: trained when {self.recipe} was another recipe", self.training)
+                raise self.error("accuracy", f"{model}: trained when {self.recipe} was another recipe", self.training)
             models.append(found.head(1))
         return pd.concat(models).set_index("model", drop=False)
-
-    def wording(self) -> pd.DataFrame:
-        """The row of our RoPE model in both wordings."""
-        return self.rows("sensitivity", "the reworded question", self.training).head(1)
 
     def reworded(self) -> pd.DataFrame:
         """The answers of our RoPE model to every question in both wordings."""
@@ -121,7 +116,7 @@ class Run:
 def find_run(args: argparse.Namespace) -> Run:
     """The run that is meant: what the flags leave open is the data's own name and the main recipe, or what there is."""
     models = tables.read_models(args.results)
-    models = models[models["bar"].notna() & (models["seed"] == args.seed)]
+    models = models[models["model"].isin(PRETRAINED) & (models["seed"] == args.seed)]
     for name, value in (("data", args.data_name), ("recipe", args.recipe)):
         models = models[models[name] == value] if value else models
     runs = list(models[["data", "recipe"]].drop_duplicates().itertuples(index=False, name=None))
@@ -169,10 +164,10 @@ def accuracies(run: Run) -> dict[str, str]:
     gap_p = np.nan if np.isnan(right).any() else stats.fisher_exact([right, n - right]).pvalue
     seeds = [group["dev"] for group in other_runs(run) if len(group) > 1]
     every = tables.read_models(run.folder)
-    reworded = rows.select(every[every["model"] == MODELS[4]], data=run.name, recipe=run.recipe)["dev"]
+    reworded = rows.select(every[every["model"] == REWORDED_4A], data=run.name, recipe=run.recipe)["dev"]
     return macros | {
-        "vanillaBar": tex(f"{vanilla['bar']:.0%}"),
-        "ropeBar": tex(f"{rope['bar']:.0%}"),
+        "vanillaBar": tex(f"{BARS['vanilla']:.0%}"),
+        "ropeBar": tex(f"{BARS['rope']:.0%}"),
         "vanillaGap": points(abs(vanilla["dev"] - vanilla["test"])),
         "vanillaGapP": p_value(gap_p),
         "ropeLead": points(rope["dev"] - vanilla["dev"], "+"),
@@ -247,7 +242,7 @@ def order(run: Run) -> dict[str, str]:
 
 def wordings(run: Run) -> dict[str, str]:
     """Part 4."""
-    ours, llm, questions = run.wording().iloc[0], run.llm().set_index(["prompt", "template"]), run.reworded()
+    ours, llm, questions = run.models().loc[REWORDED_4A], run.llm().set_index(["prompt", "template"]), run.reworded()
     changed = questions[questions["answer"] != questions["reworded_answer"]]
     wrong = changed[changed["reworded_answer"] != changed["truth"]]
     told, replies = llm.loc["instructed"], run.llm("modern_llm_replies")
@@ -267,7 +262,7 @@ def wordings(run: Run) -> dict[str, str]:
         "llmName": rf"\code{{{tex(reworded['model'])}}}",
         "llmParameters": f"{reworded['parameters']:,.0f}",
         "instructions": tex(PROMPTS["instructed"].replace("{question}", ORIGINAL.replace("NAME", "…"))),
-        "ropeChange": points(ours["reworded"] - ours["original"], "+"),
+        "ropeChange": points(ours["dev"] - ours["original"], "+"),
         "llmChange": points(reworded["normalised"] - told.loc["original", "normalised"], "+"),
         "llmNone": f"{(replies['place'] == '').sum()}",
         "llmLost": f"{reworded['only_original']:.0f}",
@@ -338,7 +333,8 @@ def accuracy_table(run: Run) -> str:
 def other_runs(run: Run) -> list[pd.DataFrame]:
     """The pretrained models of all other runs, and this run's where it has further seeds."""
     models = tables.read_models(run.folder)
-    groups = tables.grouped(models[models["bar"].notna()], "model", "data", "recipe", "hardware", "precision")
+    models = models[models["model"].isin(PRETRAINED)]
+    groups = tables.grouped(models, "model", "data", "recipe", "hardware", "precision")
     this = (run.name, run.recipe, run.seed)
     return [group for group in groups if [this] != list(group[["data", "recipe", "seed"]].itertuples(False, None))]
 
@@ -390,7 +386,8 @@ def reply_table(run: Run) -> str:
 
 def wording_table(run: Run) -> str:
     """Our model and the LLM, a line a wording."""
-    ours, llm = tables.by_wording(run.wording()).assign(model="our RoPE model"), run.llm().assign(model="LLM")
+    ours = tables.by_wording(run.models().loc[[REWORDED_4A]]).assign(model="our RoPE model")
+    llm = run.llm().assign(model="LLM")
     lines = []
     for pair in tables.grouped(pd.concat([ours, llm]), "model", "prompt"):
         counts = pair.set_index("template").loc["reworded"]

@@ -31,13 +31,9 @@ PROVENANCE = ("hardware", "precision", "settings", "corpus", "commit", "command"
 TRAINED = (*RUN, "hardware", "precision")
 # The columns that identify a row; where a row is a step or a question, those that all rows of one run share.
 KEYS = {
-    "accuracy": TRAINED,
-    "controls": ("what", *TRAINED),
-    "sensitivity": TRAINED,
+    "accuracy": ("model", *TRAINED, "epochs", "change"),  # the last two are empty for a recipe as it is
     "sensitivity_questions": TRAINED,  # a row a question of dev
     "loss_curve": TRAINED,  # a row for each part of a pretraining
-    "curve": (*TRAINED, "epochs"),
-    "ablation": (*TRAINED, "epochs", "change"),
     "learning": (*TRAINED, "epochs", "change", "epoch"),  # of the pretraining, a row an epoch
     "exposures": (*TRAINED, "epochs"),  # a row for each number of times that a place was asked for
     "losses": TRAINED,  # a row a step
@@ -56,7 +52,7 @@ KEYS = {
 # Columns that hold text; all others hold numbers, or True and False.
 TEXT = {name for key in KEYS.values() for name in key} - {"seed", "epochs", "epoch", "n"}
 TEXT |= {*PROVENANCE, "name", "truth", "answer", "language", "people", "same", "questions", "found", "torch"}
-TEXT |= {"size", "way", "reworded_answer", "reply", "place"}
+TEXT |= {"what", "size", "way", "reworded_answer", "reply", "place"}
 REMEDY = "restore the file from git, or delete the line"
 
 
@@ -88,15 +84,15 @@ def add(table: str, lines: dict | Sequence[dict], folder: Path = RESULTS) -> Pat
             old = [line for _, line in _cells(path, key)] if path.exists() else []
             replaced = set(map(key_of, new))
             kept = [line for line in old if key_of(line) not in replaced]
-            write_text(path, _as_csv(sorted(kept + new, key=key_of)))
+            write_text(path, _as_csv(sorted(kept + new, key=key_of), key))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); give another folder of results") from None
     return path
 
 
-def _as_csv(lines: Sequence[dict[str, str]]) -> str:
-    """The text of a table: RUN first, PROVENANCE last, the other columns between."""
-    found = dict.fromkeys(name for line in lines for name in line)
+def _as_csv(lines: Sequence[dict[str, str]], key: Sequence[str]) -> str:
+    """The text of a table: RUN and the rest of the key first, PROVENANCE last, the other columns between."""
+    found = dict.fromkeys([*key, *(name for line in lines for name in line)])
     columns = [*RUN, *(name for name in found if name not in RUN + PROVENANCE), *PROVENANCE]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")

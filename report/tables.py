@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from engine.recipes import MAIN_RECIPE, RECIPES
+from engine.recipes import DEFAULT_RECIPE, MAIN_RECIPE, RECIPES
 from engine.wordings import ORIGINAL, REWORDED, wilson_interval
 from modern_llm import LISTED
 from report import rows
@@ -23,13 +23,9 @@ from utils import UserError, write_text
 BARS = {"vanilla": 0.15, "rope": 0.30}  # the handout's, parts (f) and (g)
 SCORED_ON = {"vanilla": "dev", "rope": "test"}  # the questions for which the handout sets them
 # The models of the handout, in the order of its parts.
-MODELS = (
-    "vanilla without pretraining",
-    "London for everyone",
-    "vanilla, pretrained",
-    "rope, pretrained",
-    "rope, question reworded (4a)",
-)
+PRETRAINED = tuple(f"{variant}, pretrained" for variant in BARS)
+REWORDED_4A = "rope, question reworded (4a)"
+MODELS = ("vanilla without pretraining", "London for everyone", *PRETRAINED, REWORDED_4A)
 ASKED = {"bare": "question alone", "instructed": "with instructions"}
 WORDINGS = {"original": ORIGINAL, "reworded": REWORDED}
 SHARES = {"exact": "exact", "normalised": "place read"}  # right answers as they stand, and of places read from replies
@@ -109,9 +105,15 @@ def bar(variant: str) -> str:
     return f"{BARS[variant]:.0%} ({SCORED_ON[variant]})"
 
 
+def has_bar(row: pd.Series) -> bool:
+    """Whether the handout sets a bar for a model: it does for its own recipe alone."""
+    return row["model"] in PRETRAINED and row["recipe"] == DEFAULT_RECIPE
+
+
 # ---------------------------------------------------------------- a line for all seeds
 
-MEASURED = ["dev", "n", "test", "test_n", "seconds", "tokens", "loss", "plain_step_seconds", "bar"]
+TESTED = ["only_original", "only_reworded", "p_mcnemar"]  # by McNemar's test, of two wordings
+MEASURED = ["dev", "n", "test", "test_n", "seconds", "tokens", "loss", "plain_step_seconds"]
 SEEDS = ("seeds", "dev (95 %)", "95 % over seeds", "range")
 IN_SHORT = ("model", "data", "recipe", "seeds", "dev (95 %)", "test (95 %)", "bar", "seconds", "hardware")
 IN_FULL = ("model", "data", "recipe", *SEEDS, "test (95 %)", "bar", "tokens", "minutes (plain step)", "hardware")
@@ -132,7 +134,7 @@ def summary(group: pd.DataFrame) -> dict[str, str]:
         "95 % over seeds": shown(low, f"{max(0.0, low):.1f} to {min(100.0, high):.1f}"),
         "range": shown(low, f"{dev.min():.1f} to {dev.max():.1f}"),
         "test (95 %)": percent(mean["test"], first["test_n"]),
-        "bar": "-" if pd.isna(mean["bar"]) else bar(first["variant"]),
+        "bar": bar(first["variant"]) if has_bar(first) else "-",
         "seconds": shown(mean["seconds"], "{:,.0f}"),
         "minutes": minutes,
         "minutes (plain step)": minutes + step.strip("-"),
@@ -156,12 +158,12 @@ def grouped(found: pd.DataFrame, *names: str) -> list[pd.DataFrame]:
 # ---------------------------------------------------------------- the models
 
 
-def read_models(folder: Path) -> pd.DataFrame:
-    """The rows of accuracy and controls, with the name of the model and the handout's bar; own data first."""
-    controls, trained = rows.read("controls", folder), rows.read("accuracy", folder)
-    controls["model"], trained["model"] = controls["what"], trained["variant"] + ", pretrained"
-    trained["bar"] = trained["variant"].map(BARS)
-    found = pd.concat([controls, trained]).reindex(columns=["model", *rows.RUN, *MEASURED, *rows.PROVENANCE])
+def read_models(folder: Path, changed: bool = False) -> pd.DataFrame:
+    """The rows of the handout's models by the recipes as they are, or by changed ones; own data first."""
+    found = rows.read("accuracy", folder)
+    found = found[(found["epochs"].notna() | (found["change"] != "")) == changed]
+    columns = [*rows.KEYS["accuracy"], *MEASURED, "original", *TESTED, "parameters", *rows.PROVENANCE]
+    found = found.reindex(columns=list(dict.fromkeys(columns)))
     found["model"] = pd.Categorical(found["model"], MODELS)
     own = found["data"] != "own"
     return found.assign(own=own).sort_values(["own", "data", "recipe", "model", "seed"], ignore_index=True)
@@ -176,7 +178,7 @@ def chosen(models: pd.DataFrame, **wanted: object) -> list[pd.DataFrame]:
 def results(folder: Path) -> pd.DataFrame:
     """The handout's models by the main recipe on our own data, then the pretrained ones of other recipes and data."""
     models = read_models(folder)
-    pretrained = models[models["bar"].notna()]
+    pretrained = models[models["model"].isin(PRETRAINED)]
     lines = chosen(models, data="own", recipe=MAIN_RECIPE)
     for data, recipe in product(pretrained["data"].unique(), RECIPES):
         if (data, recipe) != ("own", MAIN_RECIPE):
@@ -192,14 +194,14 @@ def all_results(folder: Path) -> pd.DataFrame:
 
 # ---------------------------------------------------------------- other wordings, and other models
 
-TESTED = ["only_original", "only_reworded", "p_mcnemar"]
 PAIR = ["model", "data", "corpus", "prompt", "n"]  # what the rows of both wordings share
 
 
 def by_wording(ours: pd.DataFrame) -> pd.DataFrame:
-    """The rows of sensitivity as those of LLMs are: a row a wording."""
+    """The rows of REWORDED_4A as those of LLMs are: a row a wording."""
     names = "our RoPE model (" + ours["recipe"] + ", seed " + ours["seed"].astype(str) + ")"
-    ours = ours.assign(model=names, prompt="bare").reindex(columns=[*PAIR, "parameters", *TESTED, *WORDINGS])
+    ours = ours.assign(model=names, prompt="bare", reworded=ours["dev"])
+    ours = ours[[*PAIR, "parameters", *TESTED, *WORDINGS]]
     return ours.melt([*PAIR, "parameters", *TESTED], var_name="template", value_name="exact")
 
 
@@ -208,7 +210,8 @@ def asked(folder: Path) -> list[pd.DataFrame]:
 
     Of each wording the shares right: `exact` of the answers as they stand, `normalised` of the places read from them.
     """
-    runs = grouped(rows.read("sensitivity", folder), "data", "recipe", "seed")
+    models = read_models(folder)
+    runs = grouped(models[models["model"] == REWORDED_4A], "data", "recipe", "seed")
     ours = [by_wording(rows.select(run).tail(1)) for run in runs]
     llms = rows.read("modern_llm", folder).reindex(columns=[*PAIR, "parameters", *TESTED, *SHARES, "template"])
     pairs = [*ours, *grouped(llms, *PAIR)]

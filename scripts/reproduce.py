@@ -88,8 +88,8 @@ class Reproduction:
                 flags["tb_expt_name"] = "nopretrain"
         self.do(function, variant, **flags)
 
-    def evaluate(self, variant: str, reads: str, name: str) -> dict:
-        """Answer dev and test, and return a row of results."""
+    def evaluate(self, model: str, variant: str, reads: str, name: str) -> dict:
+        """Answer dev and test, and return a row of results; `name` is that of the predictions' files."""
         found = {}
         for part, questions in (("dev", "birth_dev.tsv"), ("test", "birth_test_inputs.tsv")):
             flags = {"reading_params_path": self.file(reads), "eval_corpus_path": self.file(questions)}
@@ -100,6 +100,7 @@ class Reproduction:
         total, correct = evaluate_places(answers, test.predictions) if answers else (None, None)
         row = self.row(
             variant,
+            model=model,
             dev=dev.correct / dev.total,
             n=dev.total,
             test=correct / total if total else None,
@@ -131,7 +132,7 @@ class Reproduction:
         """Pretrain, finetune and evaluate one model; returns its row of results."""
         self.train("pretrain", variant, f"{variant}.pretrain.params")
         self.train("finetune", variant, f"{variant}.finetune.params", f"{variant}.pretrain.params")
-        return self.evaluate(variant, f"{variant}.finetune.params", f"{variant}.pretrain")
+        return self.evaluate(f"{variant}, pretrained", variant, f"{variant}.finetune.params", f"{variant}.pretrain")
 
     def loss_curve(self, variant: str) -> list[dict]:
         """The loss of the last pretraining: a mean over each part of the steps. Empty if its log is gone."""
@@ -147,11 +148,12 @@ class Reproduction:
         """Parts (d), (f), (g) and 4(a); the rows go into a folder of results."""
         print("\n=== part (d): vanilla without pretraining, and London for everyone")
         self.train("finetune", "vanilla", "vanilla.model.params")
-        scratch = self.evaluate("vanilla", "vanilla.model.params", "vanilla.nopretrain")
+        model, reads = "vanilla without pretraining", "vanilla.model.params"
+        rows.add("accuracy", scratch := self.evaluate(model, "vanilla", reads, "vanilla.nopretrain"), results)
         baseline = self.file("london_baseline_accuracy.txt")
         london_baseline.main(["--eval_corpus_path", self.file("birth_dev.tsv"), "--outputs_path", baseline])
-        london = self.row("-", dev=float(read_text(baseline)) / 100, n=scratch["n"])
-        controls = [{"what": "vanilla without pretraining", **scratch}, {"what": "London for everyone", **london}]
+        london = self.row("-", model="London for everyone", dev=float(read_text(baseline)) / 100, n=scratch["n"])
+        rows.add("accuracy", london, results)
         for part, variant in (("f", "vanilla"), ("g", "rope")):
             print(f"\n=== part ({part}): {variant}, pretrained and finetuned")
             trained = self.pretrained(variant)
@@ -159,27 +161,30 @@ class Reproduction:
             machine = {name: trained[name] for name in ("hardware", "precision")}
             if curve := [self.row(variant, **part, **machine) for part in self.loss_curve(variant)]:
                 rows.add("loss_curve", curve, results)
-        rows.add("controls", controls, results)
         print("\n=== part 4(a): the question in other words")
-        self.reworded(machine, results)
+        row, questions = self.reworded(machine)
+        rows.add("accuracy", row, results)
+        rows.add("sensitivity_questions", questions, results)
 
-    def reworded(self, told: dict, results: Path) -> None:
-        """Part 4(a): ask the finetuned RoPE model in both wordings. The rows, with what is told of it, are added."""
+    def reworded(self, told: dict) -> tuple[dict, list[dict]]:
+        """Part 4(a): ask the finetuned RoPE model in both wordings.
+
+        Returns:
+            A row of results and one for each question; `told`, the columns known of the model, are in them.
+        """
         flags = {"reading_params_path": self.file("rope.finetune.params")}
         flags |= {"eval_corpus_path": self.file("birth_dev.tsv")}
         flags |= {"outputs_path": self.file("rope.sensitivity.dev.predictions")}
         asked = self.do("evaluate", "rope", sensitivity, **flags)
         found, dev = asked.result(), self.file("birth_dev.tsv")
-        control = {"what": "rope, question reworded (4a)", "dev": found["reworded"], "n": found["n"]}
-        rows.add("controls", self.row("rope", **control, **told), results)
-        rows.add("sensitivity", self.row("rope", **found, **told), results)
+        found["dev"] = found.pop("reworded")
         questions = [
-            {"name": name, "truth": truth, "answer": original, "reworded_answer": reworded}
+            self.row("rope", name=name, truth=truth, answer=original, reworded_answer=reworded, **told)
             for name, (_, _, truth), original, reworded in zip(
                 asked.names, read_pairs(read_text(dev), dev), *asked.predictions.values(), strict=True
             )
         ]
-        rows.add("sensitivity_questions", [self.row("rope", **each, **told) for each in questions], results)
+        return self.row("rope", model=tables.REWORDED_4A, **found, **told), questions
 
 
 def scalars(log: Path, tag: str) -> list[float]:

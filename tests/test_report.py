@@ -29,13 +29,12 @@ def put(folder: Path, data: str = NAME, recipe: str = "fast", seed: int = 0) -> 
     made = rows.provenance("make run", data, fingerprint(PEOPLE.corpus), seed, **told)
     run = made | {"recipe": recipe, "n": 500, "seconds": 90.0, "tokens": 1000}
     for variant, dev in (("vanilla", 0.25), ("rope", 0.45)):
-        rows.add("accuracy", run | {"variant": variant, "dev": dev}, folder)
-    for what, dev in zip((*tables.MODELS[:2], tables.MODELS[4]), (0.02, 0.05, 0.1), strict=True):
-        rows.add("controls", run | {"variant": "-", "dev": dev, "what": what}, folder)
+        rows.add("accuracy", run | {"model": f"{variant}, pretrained", "variant": variant, "dev": dev}, folder)
+    for model, dev in zip(tables.MODELS[:2], (0.02, 0.05), strict=True):
+        rows.add("accuracy", run | {"model": model, "variant": "-", "dev": dev}, folder)
     counts = {"only_original": 180, "only_reworded": 5, "p_mcnemar": 1.23e-63}
-    rows.add(
-        "sensitivity", run | {"variant": "rope", "original": 0.45, "reworded": 0.1, "parameters": 99} | counts, folder
-    )
+    reworded = {"model": tables.REWORDED_4A, "variant": "rope", "original": 0.45, "dev": 0.1, "parameters": 99}
+    rows.add("accuracy", run | reworded | counts, folder)
     for prompt, template in ((prompt, template) for prompt in tables.ASKED for template in tables.WORDINGS):
         told = {"model": "some/small_LLM", "prompt": prompt, "template": template, "parameters": 1234567}
         told |= {"exact": 0.0, "normalised": 0.08} | (counts if template == "reworded" else {})
@@ -95,6 +94,7 @@ def test_intervals():
 def test_a_line_for_all_seeds_of_a_model(tmp_path):
     """Of one machine; the interval is that of one run, beside it the one over seeds; dashes for what is unknown."""
     told = {"data": "own", "variant": "rope", "recipe": "fast", "n": 500, "hardware": "cpu", "precision": "float32"}
+    told["model"] = "rope, pretrained"
     for seed, dev in enumerate((0.3, 0.4, 0.5)):
         rows.add("accuracy", told | {"seed": seed, "dev": dev, "seconds": 60.0 + seed}, tmp_path)
     rows.add("accuracy", told | {"seed": 0, "dev": 0.9, "hardware": "gpu", "test": 0.5, "test_n": 100}, tmp_path)
@@ -133,7 +133,7 @@ def test_what_git_keeps_is_made_from_its_rows():
         page.read_text(encoding="utf-8") for page in rows.ROOT.glob("**/*.md") if ".venv" not in page.parts
     )
     for name, table in TABLES.items():
-        assert len(table(rows.RESULTS)) or name in ("curve", "ablation"), name  # which have no rows yet
+        assert len(table(rows.RESULTS)) or name == "ablation", name  # which has no rows yet
         assert f"<!-- {name} -->\n{tables.shown_on_page(table, rows.RESULTS)}\n<!-- /{name} -->" in texts, name
     kept, today = (rows.RESULTS / "index.html").read_text(encoding="utf-8"), page.page(rows.RESULTS, rows.ROOT)
     pictures = re.compile('"data:image[^"]+"')  # other versions of matplotlib draw other ones
@@ -208,7 +208,6 @@ def test_titles_name_a_corpus_that_is_not_todays():
 def test_the_page_needs_its_rows(folder):
     """The error names the table and what makes its rows; an old page stays."""
     (folder / "index.html").write_text("old")
-    (folder / "controls.csv").unlink()
     for table, command in (("analysis_questions", "python experiments"), ("accuracy", "make run")):
         (folder / f"{table}.csv").unlink()
         with pytest.raises(UserError, match=rf"{table}\.csv: .*`{command}"):
@@ -229,7 +228,7 @@ def macros(folder: Path, **more: str) -> dict[str, str]:
 def test_every_number_follows_its_row(folder):
     """report.tex has no percentage of its own but the intervals' 95 %."""
     before = macros(folder)
-    found = rows.read("accuracy", folder).query("variant == 'vanilla'").iloc[0].to_dict()
+    found = rows.read("accuracy", folder).query("model == 'vanilla, pretrained'").iloc[0].to_dict()
     rows.add("accuracy", found | {"dev": 0.2, "test": 0.3, "test_n": 400}, folder)
     changed = {name: (old, new) for name, new in macros(folder).items() if (old := before[name]) != new}
     assert {(r"25.0\%", r"20.0\%"), ("--", r"30.0\%"), ("125 of 500", "100 of 500")} < {*changed.values()}

@@ -9,7 +9,7 @@ import pytest
 from engine.recipes import RECIPES
 from experiments import speed
 from helpers import invent_people, write_data
-from report import rows
+from report import rows, tables
 from scripts.reproduce import Reproduction
 
 
@@ -31,17 +31,16 @@ def test_the_rows_of_a_run(data, tmp_path, monkeypatch):
     monkeypatch.chdir(elsewhere)
     Reproduction("fast", 3, data, "my class", "cpu", tmp_path / "out").all(tmp_path / "results")
     assert not list(elsewhere.iterdir()) and len(list((tmp_path / "out").glob("*.params"))) == 5
-    tables = ("accuracy", "controls", "sensitivity", "sensitivity_questions", "loss_curve")
-    trained, controls, wordings, questions, curve = (rows.read(table, tmp_path / "results") for table in tables)
-    assert sorted(trained["variant"]) == ["rope", "vanilla"] and len(controls) == 3
-    rope, found = trained[trained["variant"] == "rope"].iloc[0], wordings.iloc[0]
+    kept = ("accuracy", "sensitivity_questions", "loss_curve")
+    trained, questions, curve = (rows.read(table, tmp_path / "results") for table in kept)
+    assert sorted(trained["model"]) == sorted(tables.MODELS)
+    rope, found = (trained[trained["model"] == model].iloc[0] for model in ("rope, pretrained", tables.REWORDED_4A))
     assert found["original"] == rope["dev"] and found["n"] == rope["n"] == 10
-    (reworded,) = controls[controls["what"].str.contains("reworded")]["dev"]
-    assert found["reworded"] == reworded and found["parameters"] > 3_000_000 and 0 <= found["p_mcnemar"] <= 1
+    assert found["parameters"] > 3_000_000 and 0 <= found["p_mcnemar"] <= 1
     same = ["data", "recipe", "seed", "hardware", "precision", "settings", "corpus", "commit", "command", "date"]
     assert found[same].equals(rope[same]) and rope["settings"] == rows.settings_of(recipe)
     assert rope["command"].endswith("--recipe fast --seed 3 --data FOLDER --data_name 'my class'")
-    for column, share in (("answer", found["original"]), ("reworded_answer", found["reworded"])):
+    for column, share in (("answer", found["original"]), ("reworded_answer", found["dev"])):
         assert (questions[column] == questions["truth"]).mean() == share
     assert len(questions) == 10 and questions[same].iloc[0].equals(rope[same])
     steps = curve[curve["variant"] == "rope"]

@@ -91,7 +91,7 @@ def test_from_clone_to_gradescope(clone, tmp_path, name):
     assert "total: 0 MISSING, 0 PROBLEM" in said and (clone / "assignment3.zip").is_file()
     results, report = clone / "expt" / "results", clone / "expt" / "report"
     tables = {path.stem: list(csv.DictReader(path.open(encoding="utf-8"))) for path in results.glob("*.csv")}
-    assert {"accuracy", "controls", "sensitivity", "modern_llm", "analysis_questions"} <= tables.keys()
+    assert {"accuracy", "sensitivity_questions", "modern_llm", "analysis_questions"} <= tables.keys()
     assert {row["data"] for table in tables.values() for row in table} == {name}
     written = [path for path in [*results.iterdir(), *report.iterdir()] if path.suffix in (".csv", ".md", ".tex")]
     shown = "\n".join(path.read_text(encoding="utf-8") for path in written)
