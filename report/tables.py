@@ -138,7 +138,7 @@ def summary(group: pd.DataFrame) -> dict[str, str]:
         "seconds": shown(mean["seconds"], "{:,.0f}"),
         "minutes": minutes,
         "minutes (plain step)": minutes + step.strip("-"),
-        "tokens": shown(first["tokens"], "{:,.0f}"),
+        "tokens": shown(mean["tokens"], "{:,.0f}"),
         "loss": shown(mean["loss"], "{:.3f}"),
         "hardware": machine(group),
         "with today's settings": shown(mean["seconds"], f"{rows.is_current(group).sum()} of {len(group)}"),

@@ -47,7 +47,8 @@ def hardware(device: torch.device) -> str:
     """The hardware, for result files: the GPU's name, or the kind of CPU and the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    threads = torch.get_num_threads()
+    return f"{device.type}, {threads} thread{'s' * (threads > 1)}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def suit(config: TrainerConfig, args: argparse.Namespace) -> TrainerConfig:
