@@ -1,7 +1,7 @@
-"""Tables of the experiments, made from their rows: TABLES names all tables that stand on a page."""
+"""Tables of the experiments, made from their rows."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +169,3 @@ def beside(folder: Path) -> pd.DataFrame:
     found["a step of"] = found["recipe"] + found["busy"].map({False: "", True: ", beside a busy program"})
     cells = found.pivot(index="a step of", columns="way", values="seconds").map("{:.2f} s".format)
     return cells.loc[found["a step of"].unique(), found["way"].unique()].rename_axis(columns=None).reset_index()
-
-
-TABLES: dict[str, Callable[[Path], pd.DataFrame]]
-TABLES = {make.__name__: make for make in (tables.results, tables.all_results, tables.modern_llm)}
-TABLES |= {make.__name__: make for make in (ablation, losses, confidence, kinds)}
-TABLES |= {make.__name__: make for make in (robustness, speed, tricks, processes, beside)}

@@ -12,9 +12,10 @@ from itertools import product
 from pathlib import Path
 
 from engine.hub import read_record
-from engine.wordings import mcnemar, names_in
+from engine.wordings import accuracy_change, names_in
 from modern_llm import PROMPTS, TEMPLATES
 from report import figures, rows
+from report.tables import TESTED
 from utils import UserError, cli, fingerprint, read_text
 
 # The way to ask and the wording, by the message that was sent.
@@ -31,8 +32,8 @@ def measured(settings: dict, notes: list[dict], original: list[dict]) -> dict:
     for kind in ("exact", "normalised"):
         found[kind] = sum(note[kind] for note in notes) / len(notes)
     if template == "reworded" and len(original) == len(notes):
-        lost, won, p = mcnemar(*([note["normalised"] for note in asked] for asked in (original, notes)))
-        found |= {"only_original": lost, "only_reworded": won, "p_mcnemar": float(f"{p:.6g}")}
+        change = accuracy_change(*([note["normalised"] for note in asked] for asked in (original, notes)))
+        found |= {name: change[name] for name in TESTED}
     return found | {"parameters": settings["parameters"], "questions": settings["questions"]}
 
 

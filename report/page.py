@@ -23,10 +23,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from engine.recipes import MAIN_RECIPE
-from report import figures, rows, tables
-from report.experiment_tables import TABLES
+from report import experiment_tables, figures, rows, tables
 from utils import UserError, cli, fingerprint, read_text, write_text
 
+# The tables that stand on pages, by the names of their marks.
+TABLES: dict[str, Callable[[Path], pd.DataFrame]]
+TABLES = {make.__name__: make for make in (tables.results, tables.all_results, tables.modern_llm)}
+experiments = "ablation", "losses", "confidence", "kinds", "robustness", "speed", "tricks", "processes", "beside"
+TABLES |= {name: getattr(experiment_tables, name) for name in experiments}
 COLUMNS = ("model", "seeds", "dev (95 %)", "test (95 %)", "bar", "seconds", "hardware")
 ASKED = ("rope, pretrained", "vanilla, pretrained", "vanilla without pretraining")
 # Figures of one data set, and their captions.

@@ -73,7 +73,7 @@ def accuracy_change(before: Sequence[bool], after: Sequence[bool]) -> dict[str, 
     """Accuracies of the original and of the new wording, and McNemar's test on their difference."""
     lost, won, p = mcnemar(before, after)
     shares = {"original": sum(before) / len(before), "reworded": sum(after) / len(after), "n": len(before)}
-    return shares | {"only_original": lost, "only_reworded": won, "p_mcnemar": float(f"{p:.3g}")}
+    return shares | {"only_original": lost, "only_reworded": won, "p_mcnemar": float(f"{p:.6g}")}
 
 
 def describe_change(before: Sequence[bool], after: Sequence[bool]) -> str:

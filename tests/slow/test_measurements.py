@@ -6,8 +6,7 @@ import pytest
 
 from experiments import processes, speed
 from helpers import invent_people, write_data
-from report import rows
-from report.experiment_tables import TABLES
+from report import experiment_tables, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -25,7 +24,7 @@ def test_speed(data: Path):
     assert (found.get_group("a step")["ratio"] > 1).all()
     assert found.get_group("a question")["n"].tolist() == [8]
     assert (found.get_group("a step, one trick left out")["ratio"] > 0).all()
-    assert len(TABLES["speed"](data)) > 2
+    assert len(experiment_tables.speed(data)) > 2
 
 
 def test_processes(data: Path):
@@ -33,4 +32,4 @@ def test_processes(data: Path):
     assert processes.main(["--data", str(data), "--results", str(data)]) == 0
     sizes, beside = rows.read("processes", data), rows.read("processes_beside", data)
     assert len(sizes) == 6 and (sizes["memory_mb"] > 100).all() and sizes["parameters"].nunique() == 3
-    assert len(beside) == 12 and (beside["seconds"] > 0).all() and len(TABLES["beside"](data)) == 4
+    assert len(beside) == 12 and (beside["seconds"] > 0).all() and len(experiment_tables.beside(data)) == 4
