@@ -246,7 +246,7 @@ def curve(folder: Path, data: str | None = None) -> Figure | None:
             for epochs, point in seeds.iterrows():
                 name, shift = (f"{epochs:.0f}", -14) if np.isfinite(epochs) else (recipe, 6)
                 note(axes, name, (point["tokens"] / 1e6, 100 * point["dev"]), (shift, 4), color=colours[recipe])
-        reference(axes, 100 * tables.BARS[variant], goal(variant))
+        reference(axes, 100 * tables.BARS[variant], f"the handout's bar: {goal(variant)}")
     axes.set_ylim(0, 100)
     axes.margins(x=0.25)
     logarithmic(axes)

@@ -155,7 +155,8 @@ def accuracies(run: Run) -> dict[str, str]:
     for model, name in SHORT.items():
         row = models.loc[model]
         macros[f"{name}Dev"] = per_cent(row["dev"])
-        macros[f"{name}Count"] = f"{round(row['dev'] * row['n'])} of {row['n']:.0f}"
+        macros[f"{name}Right"] = f"{row['dev'] * row['n']:.0f}"
+        macros[f"{name}Count"] = f"{macros[name + 'Right']} of {row['n']:.0f}"
         if name in ("scratch", "vanilla", "rope"):
             macros[f"{name}Test"] = per_cent(row["test"])
     rope, vanilla = models.loc["rope, pretrained"], models.loc["vanilla, pretrained"]
@@ -245,8 +246,7 @@ def wordings(run: Run) -> dict[str, str]:
     ours, llm, questions = run.models().loc[REWORDED_4A], run.llm().set_index(["prompt", "template"]), run.reworded()
     changed = questions[questions["answer"] != questions["reworded_answer"]]
     wrong = changed[changed["reworded_answer"] != changed["truth"]]
-    told, replies = llm.loc["instructed"], run.llm("modern_llm_replies")
-    replies = replies[(replies["prompt"] == "bare") & (replies["template"] == "original")]
+    told = llm.loc["instructed"]
     reworded = told.loc["reworded"]
     macros = {
         "originalWording": tex(ORIGINAL.replace("NAME", "…")),
@@ -264,11 +264,14 @@ def wordings(run: Run) -> dict[str, str]:
         "instructions": tex(PROMPTS["instructed"].replace("{question}", ORIGINAL.replace("NAME", "…"))),
         "ropeChange": points(ours["dev"] - ours["original"], "+"),
         "llmChange": points(reworded["normalised"] - told.loc["original", "normalised"], "+"),
-        "llmNone": f"{(replies['place'] == '').sum()}",
         "llmLost": f"{reworded['only_original']:.0f}",
         "llmWon": f"{reworded['only_reworded']:.0f}",
         "llmP": p_value(reworded["p_mcnemar"]),
     }
+    for (prompt, wording), replies in run.llm("modern_llm_replies").groupby(["prompt", "template"]):
+        name = {"bare": "llm", "instructed": "instructed"}[prompt], {"original": "", "reworded": "Reworded"}[wording]
+        macros["None".join(name)] = f"{(replies['place'] == '').sum()}"
+        macros["Cut".join(name)] = per_cent(1 - replies["reply"].str.contains(r"[.!?][\"')]*$").mean())
     for wording in WORDINGS:
         macros[f"bare{wording.title()}Exact"] = per_cent(llm.loc[("bare", wording), "exact"])
         macros[f"bare{wording.title()}Read"] = per_cent(llm.loc[("bare", wording), "normalised"])
@@ -432,7 +435,8 @@ def main(argv: list[str] | None = None) -> int:
     macros = {name: value for part in PARTS for name, value in part(run).items()}
     written = {f"{name}.tex": table(run) for name, table in TABLES.items()}
     written["numbers.tex"] = "".join(f"\\newcommand{{\\{name}}}{{{value}}}\n" for name, value in macros.items())
-    for code in (CausalSelfAttention.forward, CharCorruptionDataset.__getitem__, CharCorruptionDataset.choose_span):
+    example = CharCorruptionDataset
+    for code in (CausalSelfAttention.forward, example.__getitem__, example.truncate, example.choose_span):
         written[f"{code.__name__.strip('_')}.py"] = textwrap.dedent(inspect.getsource(code))
     positions = figures.positions(rows.RESULTS)
     positions.set_size_inches(5.4, 2.8)  # wide and low

@@ -115,7 +115,7 @@ def has_bar(row: pd.Series) -> bool:
 TESTED = ["only_original", "only_reworded", "p_mcnemar"]  # by McNemar's test, of two wordings
 MEASURED = ["dev", "n", "test", "test_n", "seconds", "tokens", "loss", "plain_step_seconds"]
 SEEDS = ("seeds", "dev (95 %)", "95 % over seeds", "range")
-IN_SHORT = ("model", "data", "recipe", "seeds", "dev (95 %)", "test (95 %)", "bar", "seconds", "hardware")
+IN_SHORT = ("model", "data", "recipe", "seeds", "dev (95 %)", "range", "test (95 %)", "bar", "seconds", "hardware")
 IN_FULL = ("model", "data", "recipe", *SEEDS, "test (95 %)", "bar", "tokens", "minutes (plain step)", "hardware")
 
 

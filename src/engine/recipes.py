@@ -58,7 +58,7 @@ RECIPES = {
     "handout": Recipe("the handout's hyperparameters (650 epochs)"),
     # Documents that end soon after the place are short; with the text before it cut out, they resemble a question.
     "fast": Recipe(
-        "keeps part (e)'s letter, with its own optimizer, rates, spans and finetuning; minutes on a CPU",
+        "keeps to the letter of part (e), with its own optimizer, rates, spans and finetuning; minutes on a CPU",
         PRETRAIN,
         FINETUNE,
         SCRATCH,
@@ -72,7 +72,7 @@ RECIPES = {
         Aim(),
     ),
     "excerpts": Recipe(
-        "does not keep part (e): a title and a few characters around one word, which is asked for",
+        "does not keep to part (e): a title and a few characters around one word, which is asked for",
         replace(PRETRAIN, max_epochs=40, muon_lr=0.01, few=None),
         replace(FINETUNE, max_epochs=4, learning_rate=3e-4),
         SCRATCH,

@@ -1,6 +1,6 @@
 """What recipes change in the datasets: where spans lie, excerpts instead of spans, several datasets as one.
 
-`Spans` keeps the letter of the handout's span corruption and chooses lengths and positions. `Excerpts` does not.
+`Spans` keeps to the letter of the handout's span corruption and chooses lengths and positions. `Excerpts` does not.
 """
 
 import random
