@@ -10,5 +10,3 @@ if ! "$PYTHON" -c 'import sys, importlib.util as i; sys.exit(i.find_spec("torch"
     echo "error: $PYTHON has no PyTorch; run \`make .venv/ready\`, or activate an environment that has it" >&2
     exit 2
 fi
-# As in the Makefile: waiting threads go to sleep sooner, which helps much beside another busy program.
-export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}"

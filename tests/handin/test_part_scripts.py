@@ -1,4 +1,4 @@
-"""scripts/part_*.sh: which Python they use, and the environment that the programs get."""
+"""scripts/part_*.sh: which Python they use."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # A Python that has PyTorch (every question with -c is answered yes) and notes who was asked to run what.
-STUB = '#!/bin/sh\n[ "$1" = -c ] || echo "$0 $* spin $GOMP_SPINCOUNT" >> log\n'
+STUB = '#!/bin/sh\n[ "$1" = -c ] || echo "$0 $*" >> log\n'
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def project(tmp_path: Path) -> Path:
 
 def part(project: Path, letter: str = "d", **environment: str) -> subprocess.CompletedProcess:
     """Run a script from another folder, with own/bin first on the PATH."""
-    names = ("VIRTUAL_ENV", "CONDA_DEFAULT_ENV", "PYTHON", "GOMP_SPINCOUNT")
+    names = ("VIRTUAL_ENV", "CONDA_DEFAULT_ENV", "PYTHON")
     kept = {name: value for name, value in os.environ.items() if name not in names}
     kept["PATH"] = f"{project / 'own/bin'}:{kept['PATH']}"
     command = ["bash", str(project / "scripts" / f"part_{letter}.sh"), "--recipe", "fast"]
@@ -53,16 +53,16 @@ def test_an_activated_environment_goes_before_venv(project, environment: dict[st
     assert done.returncode == 0, done.stderr
     assert all(line.split()[0].endswith(python) for line in lines(project)) and len(lines(project)) == 4
     assert "src/run.py finetune vanilla wiki.txt" in lines(project)[0]
-    assert "--recipe fast spin 10000" in lines(project)[0]
+    assert "--recipe fast" in lines(project)[0]
 
 
 @pytest.mark.parametrize("letter", "dfg")
 def test_without_venv_the_python_of_the_path_is_used(project, letter: str):
-    """Bug: the scripts knew only .venv/bin/python. GOMP_SPINCOUNT is the user's, if it is set."""
+    """Bug: the scripts knew only .venv/bin/python."""
     shutil.rmtree(project / ".venv")
-    assert part(project, letter, GOMP_SPINCOUNT="7").returncode == 0
+    assert part(project, letter).returncode == 0
     assert len(lines(project)) == 4
-    assert all("own/bin/python src/" in line and line.endswith("spin 7") for line in lines(project))
+    assert all("own/bin/python src/" in line for line in lines(project))
 
 
 def test_a_python_without_pytorch_is_named(project):
