@@ -48,7 +48,7 @@ def lines(project: Path) -> list[str]:
     ],
 )
 def test_an_activated_environment_goes_before_venv(project, environment: dict[str, str], python: str):
-    """Conda activates its base by itself, so that one is not the user's choice. Waiting threads sleep soon."""
+    """Conda activates its base by itself, so that one is not the user's choice."""
     done = part(project, **environment)
     assert done.returncode == 0, done.stderr
     assert all(line.split()[0].endswith(python) for line in lines(project)) and len(lines(project)) == 4
