@@ -147,7 +147,7 @@ def accuracy(folder: Path, data: str, recipe: str) -> Figure | None:
 def ablation(folder: Path) -> Figure | None:
     """A recipe as it is, and with one choice changed at a time, on the data set with most of these rows."""
     found = tables.read_models(folder, changed=True)
-    found = found[found["epochs"].isna()]
+    found = found[found["epochs"].isna() & found["model"].isin(tables.PRETRAINED)]
     run = ["data", "variant", "recipe", "hardware", "precision", "corpus"]
     found = max(grouped(found, *run), key=len, default=found)
     whole = tables.read_models(folder)

@@ -35,7 +35,7 @@ COLUMNS = ("model", "seeds", "dev (95 %)", "test (95 %)", "bar", "seconds", "har
 ASKED = ("rope, pretrained", "vanilla, pretrained", "vanilla without pretraining")
 # Figures of one data set, and their captions.
 FIGURES: dict[Callable[..., Figure | None], str] = {
-    figures.accuracy: "Correct answers of each model, by the handout's recipe with its bars (red).",
+    figures.accuracy: "Correct answers of each model; for recipe handout, with the handout's bars in red.",
     figures.curve: "Correct answers by the amount of text that each recipe trains on.",
     figures.analysis: "Correct answers by confidence, and among the surest answers alone, if the model may abstain.",
     figures.sensitivity: "Correct answers to the original and to the reworded question, of our model and of LLMs.",

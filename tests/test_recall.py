@@ -10,7 +10,7 @@ from engine.checkpoints import read_stamp, save_params
 from engine.recipes import RECIPES, apply, changed
 from experiments import recall
 from helpers import invent_people, tiny_model, write_data
-from report import rows, tables
+from report import experiment_tables, rows, tables
 from trainer import Trainer, TrainerConfig
 from utils import MASK_CHAR, PAD_CHAR, UserError, fingerprint
 
@@ -89,6 +89,8 @@ def test_trainings_and_their_rows(tmp_path: Path, capsys):
     assert reworded.items() >= told.items() and reworded["original"] == ablation["dev"]
     assert found["settings"].nunique() == 2 and not (tmp_path / "sensitivity_questions.csv").exists()
     assert "--epochs 2 --change 'no third MASK' --data FOLDER" in ablation["command"]
+    table = experiment_tables.ablation(tmp_path)
+    assert table[["epochs", "change", "seeds"]].to_numpy().tolist() == [["2", "-", "3"], ["2", "no third MASK", "3"]]
     plain, bare = sorted((tmp_path / "out").iterdir())
     assert "last_mask=False" in read_stamp(bare / "rope.pretrain.params")["settings"]["spans"]
     assert recall.main(["exposures", str(plain), *common]) == 0
