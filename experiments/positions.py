@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
             command = f"python experiments/positions.py --positions {positions} --seeds {seed} --steps {args.steps}"
             made = rows.provenance_of(args, command, **run, **here)
             if len(rows.select(rows.read("positions", args.results), corpus=made["corpus"], **run, **here)):
-                print(f"{positions}, seed {seed}: has its rows")
+                print(f"{positions}, seed {seed}: already done")
                 continue
             found = train(positions, seed, args.steps, texts, documents.vocab_size, device)
             print(f"{positions}, seed {seed}: loss {found[TRAINED // BIN - 1]['loss']} at the last trained positions")

@@ -78,7 +78,7 @@ def train(args: argparse.Namespace) -> None:
     have = rows.select(rows.read(args.command, args.results), recipe=args.recipe, **same)
     complete = have["epoch"] == have["epochs"] if args.command == "learning" else have["model"].isin(PRETRAINED)
     if complete.any():
-        print("has its rows")
+        print("already done")
     elif args.command == "learning":
         argv = ["pretrain", args.variant, f"{steps.data}/wiki.txt", "--recipe", args.recipe, "--seed", str(args.seed)]
         argv += ["--writing_params_path", f"{folder}/pretrain.params", "--expt_dir", f"{folder}/logs", "--resume"]

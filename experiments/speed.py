@@ -1,4 +1,4 @@
-"""How much faster than the plain computation, and what each trick is worth.
+"""Speedup of run.py over the plain computation, and of each of its tricks.
 
     python experiments/speed.py
 

@@ -106,8 +106,8 @@ def confidence(folder: Path) -> pd.DataFrame:
     for share in (25, 50, 75):
         surest = [surest_answers(asked[asked["told"] == told], share) for told in found["told"]]
         found[f"of_{share}"] = percents(*zip(*[(one["right"].sum(), len(one)) for one in surest], strict=True))
-    heads = "model | right, dev (95 %) | ECE | AUROC (95 %) | right of the surest 25 % | right of the surest 50 % | "
-    heads += "right of the surest 75 % | answered at 90 % right"
+    heads = "model | right, dev (95 %) | ECE | AUROC (95 %) | accuracy, surest 25 % | accuracy, surest 50 % | "
+    heads += "accuracy, surest 75 % | coverage at 90 %"
     line = "{told} | {dev} | {ece:.3f} | {area} | {of_25} | {of_50} | {of_75} | {coverage_at_90:.0%}"
     return lines(found, heads, line)
 
@@ -122,9 +122,9 @@ def kinds(folder: Path) -> pd.DataFrame:
     """Where right and wrong answers stand: in the person's own document, among the places of the training pairs."""
     found = read_analysis(folder, "analysis_questions")
     right = np.where(found["right"], "right", "wrong")
-    where = np.where(found["in_document"], "in own line, ", "not in it, ")
-    where = where + np.where(found["in_train"], "train place", "not one")
-    columns = [f"{a}, {b}" for a in ("in own line", "not in it") for b in ("train place", "not one")]
+    where = np.where(found["in_document"], "in document, ", "elsewhere, ")
+    where = where + np.where(found["in_train"], "train place", "other place")
+    columns = [f"{a}, {b}" for a in ("in document", "elsewhere") for b in ("train place", "other place")]
     counts = pd.crosstab([found["told"], right], where).reindex(columns=columns, fill_value=0)
     counts.insert(0, "number", counts.sum(axis=1))
     return counts.reset_index(names=["model", "dev answers"])
@@ -154,7 +154,7 @@ def tricks(folder: Path) -> pd.DataFrame:
     """What a step takes with one trick left out."""
     found = rows.read("speed", folder)
     found = found[found["what"].str.startswith("a step, one")]
-    return lines(found, "a step of rope | takes, of the quick one", "{change} | {ratio:g}")
+    return lines(found, "a step of rope | time / quick step", "{change} | {ratio:g}")
 
 
 def processes(folder: Path) -> pd.DataFrame:

@@ -234,7 +234,7 @@ def curve(folder: Path, data: str | None = None) -> Figure | None:
         return None
     heading = rows.about_data(found)
     if np.isfinite(found["epochs"]).any():
-        heading += "\nnumbers: epochs of a shorter pretraining"
+        heading += "\nnumbers: epochs, where changed"
     colours = {recipe: f"C{i}" for i, recipe in enumerate(found["recipe"].unique())}
     x = "characters trained on, millions (pretraining and finetuning)"
     figure, panel = panels([*tables.BARS], x, CORRECT, heading)

@@ -80,12 +80,12 @@ class Run:
         return f"make run RECIPE={self.recipe} SEED={self.seed}"
 
     def models(self) -> pd.DataFrame:
-        """A row for each of the handout's models, by name. UserError: of other numbers of the recipe than today's."""
+        """A row for each of the handout's models, by name. UserError: the recipe has changed since."""
         every, models = tables.read_models(self.folder), []
         for model in MODELS:
             found = self.rows("accuracy", model, self.training, every, model=model)
             if not rows.is_current(found).all():
-                raise self.error("accuracy", f"{model}: trained when {self.recipe} was another recipe", self.training)
+                raise self.error("accuracy", f"{model}: recipe {self.recipe} has changed since", self.training)
             models.append(found.head(1))
         return pd.concat(models).set_index("model", drop=False)
 
@@ -114,7 +114,7 @@ class Run:
 
 
 def find_run(args: argparse.Namespace) -> Run:
-    """The run that is meant: what the flags leave open is the data's own name and the main recipe, or what there is."""
+    """The run that the flags select; by default the only one, else the data's own name and the main recipe."""
     models = tables.read_models(args.results)
     models = models[models["model"].isin(PRETRAINED) & (models["seed"] == args.seed)]
     for name, value in (("data", args.data_name), ("recipe", args.recipe)):
@@ -354,7 +354,7 @@ def listed(found: pd.DataFrame, heads: dict[str, str], columns: str) -> str:
 
 
 def example_table(run: Run) -> str:
-    """The most confident wrong answers of the vanilla model, each with the right one that is as confident as it."""
+    """The most confident wrong answers of the vanilla model, each with the right one nearest in confidence."""
     questions = run.answers("analysis_questions").sort_values("confidence", ascending=False)
     right, shown = questions[questions["right"]], questions[:0]
     for i, wrong in questions[~questions["right"]].head(EXAMPLES).iterrows():

@@ -212,7 +212,7 @@ def _cells(path: Path, key: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     try:
         for line in reader:
             if None in line or None in line.values():
-                raise UserError(f"{path}, line {reader.line_num}: has not the header's number of cells; {REMEDY}")
+                raise UserError(f"{path}, line {reader.line_num}: wrong number of cells; {REMEDY}")
             lines.append((reader.line_num, line))
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: {error}; {REMEDY}") from None
@@ -220,7 +220,7 @@ def _cells(path: Path, key: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
 
 
 def is_current(rows: pd.DataFrame) -> pd.Series:
-    """Which rows were made with the recipe's numbers of today; where a row does not tell, it was not."""
+    """Which rows were made with the recipe's numbers of today; rows without settings were not."""
     today = {name: settings_of(recipe) for name, recipe in RECIPES.items()}
     return (rows["settings"] != "") & (rows["settings"] == rows["recipe"].map(today))
 

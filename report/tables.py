@@ -120,7 +120,7 @@ IN_FULL = ("model", "data", "recipe", *SEEDS, "test (95 %)", "bar", "tokens", "m
 
 
 def summary(group: pd.DataFrame) -> dict[str, str]:
-    """What can be told of rows that differ in their seed alone: means over the seeds, and what the first row says.
+    """Summary of rows that differ only in seed: means over the seeds, other columns from the first row.
 
     All seeds answer the same questions, so the interval of their mean share is that of one run.
     """
@@ -220,7 +220,7 @@ def asked(folder: Path) -> list[pd.DataFrame]:
 
 
 def modern_llm(folder: Path) -> pd.DataFrame:
-    """Original against reworded question for every model, then the handout's models that were not asked."""
+    """Original against reworded question for every model, then the handout's LLMs that were not asked."""
     heads = ["model", "parameters", "data", "asked"]
     heads += [f"{name}, {wording}" for name in SHARES.values() for wording in WORDINGS]
     heads += ["right in one wording only", "McNemar's p"]

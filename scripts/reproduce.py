@@ -196,7 +196,7 @@ def scalars(log: Path, tag: str) -> list[float]:
 def small_data(data: Path, out: Path, people: int) -> Path:
     """A data set of a few people, cut from the whole one: half train, a quarter dev, a quarter test.
 
-    The documents must hold the question mark, or the questions could not be asked: train people whose
+    The documents must hold the question mark, or the questions could not be asked: people whose
     document has one come first.
     """
     lines = {name: read_text(data / name).rstrip("\n").split("\n") for name in DATA_FILES}

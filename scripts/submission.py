@@ -97,7 +97,7 @@ def read_data(folder: Path, test_answers: Path | None) -> Data:
     if test_answers is not None:
         pairs = read_pairs(read_text(test_answers), test_answers, with_answers=True)
         if [question for _, question, _ in pairs] != questions["test"]:
-            raise UserError(f"{test_answers}: answers other questions than {answers['test']} asks; give its answers")
+            raise UserError(f"{test_answers}: has other questions than {answers['test']}; give the matching file")
         answers["test"] = test_answers
     return Data(questions, answers, len(set(read_text(folder / "wiki.txt"))) + 2)  # PAD and MASK
 
@@ -201,12 +201,12 @@ def check_params(archive: Archive, name: str, data: Data) -> Finding:
         expected = GPT(GPTConfig(characters, 1, layers, 1, width)).named_parameters()
     for key, tensor in expected:
         if ".attn." not in key and key != "pos_emb" and shapes.get(key) != tensor.shape:
-            raise UserError(f"{name}: {key} has not the shape {tuple(tensor.shape)}, or is missing; {remedy}")
+            raise UserError(f"{name}: {key} is missing, or not of shape {tuple(tensor.shape)}; {remedy}")
     if ("pos_emb" in shapes) != (variant == "vanilla"):
         raise UserError(f"{name}: not a {variant} model (only vanilla has pos_emb); put in the right file")
     if characters != data.characters:
-        made = f"knows {characters} characters, wiki.txt makes {data.characters}"
-        raise UserError(f"{name}: {made}; give its folder with --data")
+        made = f"vocabulary of {characters}, wiki.txt has {data.characters}"
+        raise UserError(f"{name}: {made}; give the right --data")
     return "ok", f"{name}: {variant}, {layers} layers, {width} wide, {characters} characters"
 
 
@@ -330,7 +330,7 @@ def main(argv: list[str] | None = None) -> int:
     counts = Counter(status for status, _ in found)
     wrong, warnings = errors(found), counts["WARNING"]
     total = f"{counts['MISSING']} MISSING, {counts['PROBLEM']} PROBLEM, {warnings} WARNING"
-    print(f"total: {total}; that the code works, and the report, are not checked")
+    print(f"total: {total}; the report and whether the code works are unchecked")
     if args.check is not None:
         return int(bool(wrong) or warnings > 0)
     if wrong:

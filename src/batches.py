@@ -45,7 +45,7 @@ class Batches(Dataset):
 
     def __getitem__(self, key: tuple[int, list[int]]) -> tuple[Tensor, Tensor]:
         epoch, indices = key
-        entries: Sequence[int] = range(len(self.dataset))  # of which example i is number i, in turn
+        entries: Sequence[int] = range(len(self.dataset))  # example i is entries[i % len(entries)]
         if epoch < self.few_epochs:
             entries = random.Random(self.seed).sample(entries, min(self.few, len(entries)))
         examples = []
@@ -69,7 +69,7 @@ STOP_SIGNALS = [
 
 
 def ignore_signals(worker: int) -> None:
-    """In a DataLoader worker: live on when a signal reaches all processes of a training; its end is the worker's."""
+    """Make a DataLoader worker ignore stop signals; it exits when the training process does."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

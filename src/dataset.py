@@ -47,7 +47,7 @@ class NameDataset(Dataset):
             length = len(question) + len(place) + 2  # with two masks
             if length > self.block_size:
                 raise UserError(
-                    f"{source}, line {line}: question and answer have {length} characters, {self.block_size} fit; "
+                    f"{source}, line {line}: question, answer, masks: {length} characters, {self.block_size} fit; "
                     "shorten them"
                 )
             self.data.append((question, place))

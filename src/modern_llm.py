@@ -55,7 +55,7 @@ class Chat:
     def prompt(self, message: str) -> str:
         """The text that the model gets for a user message. Some templates add a system message; it stays."""
         turns = [{"role": "user", "content": message}]
-        # for Qwen3, which thinks aloud first, and for Llama 3.2, which is told today's date
+        # Qwen3: no thinking; Llama 3.2: a fixed date, where its template puts today's
         extra = {"enable_thinking": False, "date_string": "26 Jul 2024"}
         try:
             return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **extra)
@@ -76,7 +76,7 @@ class Chat:
 
 
 def compare(prompt: str, question: str, raw: str, place: str) -> tuple[str, dict[str, Any]]:
-    """A reply against the answer ("" if there is none): what is compared, and a note on what was read and is right."""
+    """Score a reply against the answer ("" if unknown): the text compared, and a note with the parsed place."""
     parsed = parse_place(raw, question)
     # [part 4b] the reply as it is; [part 4c] the place in it
     compared = " ".join(without_thoughts(raw).split()) if prompt == "bare" else parsed

@@ -23,7 +23,7 @@ from utils import atomic_write
 
 @dataclass
 class TrainerConfig:
-    """How to train. The defaults are minGPT's. A token is a position of the padded batch."""
+    """How to train. The defaults are minGPT's. Warm-up and decay count positions with padding."""
 
     max_epochs: int = 10
     batch_size: int = 64  # rows per step
@@ -56,7 +56,7 @@ class TrainerConfig:
 
 
 def schedule(tokens: float, config: TrainerConfig) -> float:
-    """The learning rate as a share of its peak, after this many tokens."""
+    """Fraction of the peak learning rate after `tokens` (with padding)."""
     if not config.lr_decay:
         return 1.0
     if tokens < config.warmup_tokens:  # linear warm-up

@@ -1,4 +1,4 @@
-"""What the homework's files share: seeds, reading and writing, generation, scoring, the error for users."""
+"""Shared helpers: seeding, reading and writing files, generation, scoring, and UserError."""
 
 import contextlib
 import csv
@@ -154,12 +154,12 @@ def note(text: str) -> None:
 def read_pairs(text: str, source: str | Path, with_answers: bool | None = None) -> list[tuple[int, str, str]]:
     """The lines of a file of questions as (line number, question, answer), without blanks around either.
 
-    Cells may be quoted as table editors do it, and may be followed by empty cells, the lines by empty lines.
+    Cells may be quoted, as spreadsheets export them. Trailing empty cells and lines are ignored.
 
     Args:
         text: lines `question<TAB>place`, or questions alone. A question ends with a question mark.
         source: name of the file, for error messages.
-        with_answers: True: every line must have an answer; None: all lines or none, as most of them.
+        with_answers: True: every line needs an answer; False: none may; None: the majority decides.
 
     The answer is "" in a file without answers. UserError: naming the line that does not fit.
     """
@@ -254,7 +254,7 @@ def check_writable(path: str | Path) -> None:
     """
     path = Path(path)
     if re.search(r"[\x00-\x1f]", path.name):
-        raise UserError(f"{str(path)!r}: the name has a control character (of a script with Windows line ends?)")
+        raise UserError(f"{str(path)!r}: remove the control character (Windows line endings in a script?)")
     if len(os.fsencode(path.name)) > LONGEST_NAME:
         raise UserError(f"{path}: the name is too long, {LONGEST_NAME} bytes fit; give a shorter one")
     try:
@@ -360,7 +360,7 @@ def sample(
         ValueError: an argument makes no sense.
     """
     if steps < 0 or not 0 <= temperature < math.inf or (top_k is not None and top_k < 1) or not x.size(1):
-        raise ValueError(f"x {tuple(x.shape)}, {steps=}, {temperature=}, {top_k=}: at least 1, 0, 0, 1 are expected")
+        raise ValueError(f"x {tuple(x.shape)}, {steps=}, {temperature=}, {top_k=}: width, top_k >= 1, others >= 0")
 
     def draw(logits: Tensor) -> Tensor:
         if top_k is not None:

@@ -154,7 +154,7 @@ def test_files_that_are_no_checkpoint(tmp_path):
     """
     path = tmp_path / "c"
     save_checkpoint(path, {}, SETTINGS | {"a": 0})
-    with pytest.raises(UserError, match="a = 0, this one has None"):
+    with pytest.raises(UserError, match="a = 0, this run has None"):
         load_checkpoint(path, SETTINGS)
     old = {"settings": json.dumps(SETTINGS), "trainer": {"step": 3, "model": STATE}, "format": 1}
     for content, says in ((old, "earlier version"), (STATE, "not a checkpoint"), ("half", "damaged|refused|cannot")):

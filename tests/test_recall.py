@@ -80,7 +80,7 @@ def test_trainings_and_their_rows(tmp_path: Path, capsys):
     out = ["--out", str(tmp_path / "out"), "--device", "cpu"]
     for words in ([], ["--change", "no third MASK"], []):
         assert recall.main(["accuracy", *words, "--seed", "3", "--epochs", "2", *common, *out]) == 0
-    assert capsys.readouterr().out.endswith("has its rows\n")
+    assert capsys.readouterr().out.endswith("already done\n")
     found = tables.read_models(tmp_path, changed=True).sort_values("change", kind="stable")
     assert found["model"].tolist() == ["rope, pretrained", tables.REWORDED_4A] * 2
     _, _, ablation, reworded = found.to_dict("records")
@@ -107,7 +107,7 @@ def test_learning_is_measured_after_every_epoch(tmp_path: Path, capsys):
     words = ["learning", "--epochs", "3", "--data", str(tmp_path), "--data_name", "mine", "--results", str(tmp_path)]
     for _ in range(2):
         assert recall.main([*words, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
-    assert capsys.readouterr().out.endswith("has its rows\n")
+    assert capsys.readouterr().out.endswith("already done\n")
     found = rows.read("learning", tmp_path)
     assert found["epoch"].tolist() == [1, 2, 3] and found["tokens"].is_monotonic_increasing
     assert set(found["epochs"]) == {3} and (found["place_loss"].diff()[1:] < 0).all()

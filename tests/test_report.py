@@ -281,7 +281,7 @@ def test_rows_of_other_data_or_another_recipe_are_refused(folder, monkeypatch):
     with pytest.raises(UserError, match=r"modern_llm\.csv: holds no row of an LLM asked these questions.*`make llm"):
         macros(folder)
     monkeypatch.setitem(RECIPES, "fast", replace(RECIPES["fast"], finetune=RECIPES["handout"].finetune))
-    with pytest.raises(UserError, match="trained when fast was another recipe; run `make run RECIPE=fast"):
+    with pytest.raises(UserError, match="recipe fast has changed since; run `make run RECIPE=fast"):
         macros(folder)
     (folder / "wiki.txt").write_text("Another text. Who?\n")
     with pytest.raises(UserError, match=r"another corpus than .*wiki\.txt; run `make run"):

@@ -319,13 +319,13 @@ def test_runs_that_share_a_log(lab, monkeypatch):
 
 
 OTHERS = {
-    "--seed 1": "seed = 0, this one has 1",
-    "--dropout 0.2": r"dropout = 0\.0, this one has 0\.2",
-    "--pretrain_lr 0.1": r"learning_rate = 0\.003, this one has 0\.1",
-    "--n_layer 2": "n_layer = 1, this one has 2",
-    "--recipe handout": r"\w+ = \S+, this one has \S+",
-    "--precision bfloat16": "precision = float32, this one has bfloat16",
-    "corpus.txt": r"fingerprint of the corpus = \w+, this one has \w+",
+    "--seed 1": "seed = 0, this run has 1",
+    "--dropout 0.2": r"dropout = 0\.0, this run has 0\.2",
+    "--pretrain_lr 0.1": r"learning_rate = 0\.003, this run has 0\.1",
+    "--n_layer 2": "n_layer = 1, this run has 2",
+    "--recipe handout": r"\w+ = \S+, this run has \S+",
+    "--precision bfloat16": "precision = float32, this run has bfloat16",
+    "corpus.txt": r"fingerprint of the corpus = \w+, this run has \w+",
 }
 
 

@@ -57,7 +57,7 @@ def test_texts_stay_texts_and_unknown_cells_are_empty(tmp_path):
 
 
 DAMAGE = {
-    "line 2: has not the header's number of cells": lambda text: text.replace("float32", "float32,more"),
+    "line 2: wrong number of cells": lambda text: text.replace("float32", "float32,more"),
     "line 2: dev is 'x', no number": lambda text: text.replace("0.25", "x", 1),
     "line 1: the header lacks seed": lambda text: text.replace("seed", "sead"),
     "line 2: is not UTF-8": lambda text: text.replace("own", "\udcff"),

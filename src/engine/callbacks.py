@@ -66,7 +66,7 @@ def open_log(folder: str, first_step: int | None = None) -> Iterator[SummaryWrit
     earlier = threading.excepthook
 
     def hook(failure) -> None:
-        """TensorBoard's thread would print a traceback of an error that comes again with the next write."""
+        """Hide the traceback from TensorBoard's thread; the next write raises the same error here."""
         if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__module__.startswith("tensorboard")):
             earlier(failure)
 
@@ -94,7 +94,7 @@ class Divergence(Callback):
         self.bad_steps = self.bad_steps + 1 if last.loss > self.TIMES * guessing else 0
         if self.bad_steps == self.STEPS:
             raise DivergedError(
-                f"the loss diverged: at step {last.number} it is {last.loss:.3g}, guessing has {guessing:.3g}, "
+                f"the loss diverged: at step {last.number} it is {last.loss:.3g} (guessing: {guessing:.3g}), "
                 f"with learning rate {last.lr:.2e}; try a smaller one"
             )
 

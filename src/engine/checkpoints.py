@@ -169,7 +169,7 @@ def difference(made: dict[str, Any], wanted: dict[str, Any]) -> str | None:
         if name == "precision" and wanted.get(name) is None:
             continue
         if name not in made or name not in wanted or made[name] != wanted[name]:
-            return f"{FINGERPRINTS.get(name, name)} = {made.get(name)}, this one has {wanted.get(name)}"
+            return f"{FINGERPRINTS.get(name, name)} = {made.get(name)}, this run has {wanted.get(name)}"
     return None
 
 

@@ -29,7 +29,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "limit": {"type": int, "help": "ask the first LIMIT questions only"},
     "batch_size": {"type": int, "default": 50, "help": "questions at once (default: %(default)s)"},
     "max_new_tokens": {"type": int, "help": "longest reply (default: 64; 1024 if it thinks first)"},
-    "restart": {"action": "store_true", "help": "ask again what is on record"},
+    "restart": {"action": "store_true", "help": "discard recorded replies"},
     "outputs_dir": {"default": ".", "help": "folder of records and predictions (default: %(default)s)"},
 }
 encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -104,13 +104,13 @@ def what_to_do(source: str, error: Exception) -> str:
     if isinstance(error, ImportError) or "pip install" in said:
         return f"{source}: a package is missing ({said[:150]}); pip install -r requirements-llm.txt"
     if Path(source).is_dir():
-        return f"{source}: holds no model that can be read ({type(error).__name__}: {said[:150]})"
+        return f"{source}: has no readable model ({type(error).__name__}: {said[:150]}); use another"
     if re.search(r"gated|\b401\b|\b403\b|awaiting a review|restricted", said):
         return f"{source}: is gated; accept its licence at https://huggingface.co/{source}, then set HF_TOKEN to yours"
     if isinstance(error, OSError):
         token = "; Llama is gated and needs HF_TOKEN too" if source.startswith("meta-llama/") else ""
         return (
-            f"{source}: cannot be had, neither from the hub (no network, or no such model) nor from its cache; "
+            f"{source}: not found on the hub (no network, or no such model) or in its cache; "
             f"give a local folder (--model FOLDER) or a GGUF file ('make llm-model', then --model FILE.gguf){token}"
         )
     return f"{source}: cannot be loaded ({type(error).__name__}: {said[:150]})"

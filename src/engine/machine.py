@@ -52,10 +52,10 @@ def hardware(device: torch.device) -> str:
 
 
 def suit(config: TrainerConfig, args: argparse.Namespace) -> TrainerConfig:
-    """A config with the precision asked for, or that of the run to resume, and with what is quick on the device.
+    """The config with the requested or resumed precision and the fastest settings for the device.
 
     A CPU computes a batch in groups of rows (see `batches.groups`): small groups have less padding, but are more
-    calls. A GPU gets two DataLoader workers.
+    calls. A CUDA GPU gets two DataLoader workers.
     """
     precision = args.precision
     if precision == "auto":

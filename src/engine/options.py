@@ -87,7 +87,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> arg
     """
     for word in sys.argv[1:] if argv is None else argv:
         if word.startswith(("‐", "‑", "–", "—", "−")):
-            raise UserError(f"{word}: begins with a dash as PDFs and word processors have it; type the hyphens: --")
+            raise UserError(f"{word}: begins with a dash pasted from a PDF or word processor; type hyphens: --")
     not_given = argparse.Namespace(pretrain_lr=None, finetune_lr=None)  # or argparse would fill in the handout's
     args = parser.parse_args(argv, not_given)
     args.checkpoint_path = Path(f"{args.writing_params_path}.checkpoint")

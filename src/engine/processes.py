@@ -19,7 +19,7 @@ LOST = "another process of this run has ended; the last checkpoint is kept, cont
 
 
 class ProcessTrainer(Trainer):
-    """A Trainer of which several processes run together: each computes every world-th row of a batch.
+    """A Trainer run by several processes: process r of W computes rows r, r + W, ... of each batch.
 
     All processes prepare the same batches and keep the same parameters; only gradients and losses are exchanged.
     """
@@ -62,7 +62,7 @@ class ProcessTrainer(Trainer):
 def joined() -> Iterator[None]:
     """Join the processes of torchrun. Only the first prints and handles signals.
 
-    A process that fails ends the run; one of them says why.
+    A failing process ends the run; one error is printed.
     """
     rank = int(os.environ["RANK"])
     with contextlib.ExitStack() as stack, open(os.devnull, "w") as nowhere:

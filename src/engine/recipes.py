@@ -72,7 +72,7 @@ RECIPES = {
         Aim(),
     ),
     "excerpts": Recipe(
-        "does not keep to part (e): a title and a few characters around one word, which is asked for",
+        "departs from part (e): a title and a few characters around one masked word",
         replace(PRETRAIN, max_epochs=40, muon_lr=0.01, few=None),
         replace(FINETUNE, max_epochs=4, learning_rate=3e-4),
         SCRATCH,
@@ -112,7 +112,7 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
             value = float(value)
         if not kind or not isinstance(value, kind):
             raise UserError(
-                f"--change {change}: the recipe has no such setting, or it is of another type; "
+                f"--change {change}: no such setting, or its value has the wrong type; "
                 "see Recipe in src/engine/recipes.py"
             )
         new: dict[str, Any] = {part: replace(holder, **{name: value}) if name else value}
@@ -123,7 +123,7 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
 def apply(
     phase: Phase, spans: Aim | Cut | None, documents: CharCorruptionDataset, dataset: Examples, config: TrainerConfig
 ) -> tuple[Examples, TrainerConfig, Callable]:
-    """What a recipe changes that no flag can say: spans, documents beside the pairs, schedule, optimizers.
+    """Apply recipe settings that have no flag: spans, documents beside the pairs, schedule, optimizers.
 
     Returns:
         The dataset to train on, the config, and what Trainer takes as `make_optimizers`.

@@ -67,7 +67,7 @@ def around(trainer: Trainer, args: argparse.Namespace, documents: CharCorruption
     At the end `run.result` describes the training, and the checkpoint is deleted.
 
     Raises:
-        KeyboardInterrupt: the run was told to stop (Ctrl-C, SIGTERM, SIGHUP); a checkpoint was written.
+        KeyboardInterrupt: the run was told to stop by a signal (Ctrl-C, SIGTERM and others).
         UserError: the loss diverged.
     """
     run = Run(trainer, args, documents, settings_of(args, trainer))
@@ -116,7 +116,7 @@ def around(trainer: Trainer, args: argparse.Namespace, documents: CharCorruption
 
 
 def settings_of(args: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
-    """Everything but the machine that decides how a training comes out: stored with it, compared on --resume.
+    """All settings but the machine that affect the result: stored with the run, compared on --resume.
 
     A precision that was not asked for is None: a run may be resumed in the precision it was begun in.
     """

@@ -82,7 +82,7 @@ class Aim:
 
     Attributes:
         cut_behind: share of the documents that are cut soon after their place; the others are cut anywhere.
-        nearness: how soon: at the share u**nearness of the remaining text, u uniform.
+        nearness: the cut is at fraction u**nearness of the remaining text, u uniform.
         spans_at_place: False for the handout's spans, which lie anywhere.
         last_mask: whether an example ends with a third MASK, which the handout leaves open.
     """
@@ -115,7 +115,7 @@ class Spans(CharCorruptionDataset):
         """The place, or all that stands between the title and the place; a quarter is cut out on average.
 
         With all between cut out, the name alone stands before the place ("Ann Li. MASK Rome MASK Ann Li was born in "),
-        as in a question. Where no shares of the two make a quarter, the span is the handout's.
+        as in a question. If no mix of the two averages a quarter, the handout's rule applies.
         """
         found = first_place(document, len(document))
         if not self.aim.spans_at_place or not found:

@@ -134,8 +134,8 @@ CHANGES = {
     "no function": (put("src/attention.py", NO_ROPE), "PROBLEM", "not defined: apply_rotary_emb (attention.py);"),
     "code that is not run": (put("src/extra.py", EXTRA), "", ""),
     "variants swapped": (put(MODEL, saved(STATE)), "PROBLEM", f"{MODEL}: not a vanilla model"),
-    "a block short": (put(ROPE, BLOCK_SHORT), "PROBLEM", "blocks.0.mlp.0.weight has not the shape (64, 16)"),
-    "other data": (put(ROPE, saved(STATE)), "PROBLEM", f"{ROPE}: knows 11 characters, wiki.txt makes"),
+    "a block short": (put(ROPE, BLOCK_SHORT), "PROBLEM", "blocks.0.mlp.0.weight is missing, or not of shape (64, 16)"),
+    "other data": (put(ROPE, saved(STATE)), "PROBLEM", f"{ROPE}: vocabulary of 11, wiki.txt has"),
     "other attention": (with_keys(lambda name: name.replace("qkv", "mine")), "", ""),
     "wrapped": (with_keys("module.{}".format), "", ""),
     "checkpoint": (put(ROPE, saved({"model": STATE})), "PROBLEM", "not the state dict of a model, or larger"),
@@ -197,7 +197,7 @@ def test_what_cannot_be_checked_is_refused(data, tmp_path):
     no_zip = ["--check", str(tmp_path / "no.zip")]
     for words, text in (
         (no_zip, r"no\.zip: not a zip archive"),
-        ([*no_zip, "--test_answers", str(data / "birth_dev.tsv")], r"birth_dev\.tsv: answers other questions"),
+        ([*no_zip, "--test_answers", str(data / "birth_dev.tsv")], r"birth_dev\.tsv: has other questions"),
         (["--check", str(tmp_path / "none.zip")], r"none\.zip: cannot be read \(No such file"),
         ([*no_zip, "--data", str(tmp_path)], r"birth_dev\.tsv: no such file"),
     ):
