@@ -1,8 +1,8 @@
 """[part 4c] Extract the place that a reply names by a few rules, and normalise its spelling.
 
 Thoughts, markup and negated clauses are removed; the person's name becomes "someone" (Jack London is no place). Then
-patterns that state a birthplace are tried, most specific first. A place is a run of capitalised words, so a country after
-a comma is left out. "" means that the reply names no place. The correct answer is not used.
+patterns that state a birthplace are tried, most specific first. A place is a run of capitalised words, so a country
+after a comma is left out. "" means that the reply names no place. The correct answer is not used.
 """
 
 import re
