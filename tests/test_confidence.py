@@ -145,5 +145,5 @@ def test_bad_input(lab: Path, spoil: Callable[[Path], object], reason: str):
 
 
 def test_other_peoples_questions_do_not_get_into_the_tracked_results(lab: Path):
-    with pytest.raises(UserError, match=r"^--results: "):
+    with pytest.raises(UserError, match=r"^--results FOLDER "):
         ask(lab)

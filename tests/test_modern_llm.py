@@ -308,7 +308,7 @@ def test_a_template_that_raises(llama):
 
 def test_damaged_folder(llama, tmp_path):
     """A model that was not tuned to chat, or whose weights are gone, is refused in one line."""
-    for lost, hint in (("chat_template.jinja", "has no chat template"), ("model.safetensors", "holds no model that")):
+    for lost, hint in (("chat_template.jinja", "has no chat template"), ("model.safetensors", "has no readable model")):
         folder = tmp_path / lost
         shutil.copytree(llama, folder, ignore=shutil.ignore_patterns(lost))
         with pytest.raises(UserError, match=rf"^{folder}: {hint}[^\n]*\Z"):
