@@ -74,8 +74,8 @@ def train(args: argparse.Namespace) -> None:
     device = pick_device(args.device)
     steps.made |= what | {"variant": args.variant, "hardware": hardware(device), "precision": pick_precision(device)}
     steps.made["command"] = shlex.join(["python", "experiments/recall.py", *words]) + rows.data_flags(args.data_name)
-    same = {name: steps.made[name] for name in (*rows.TRAINED, "settings", "corpus") if name != "recipe"}
-    have = rows.select(rows.read(args.command, args.results), recipe=args.recipe, **same)
+    wanted = {name: steps.row(args.variant)[name] for name in (*rows.TRAINED, "settings", "corpus")}
+    have = rows.select(rows.read(args.command, args.results), **wanted)
     complete = have["epoch"] == have["epochs"] if args.command == "learning" else have["model"].isin(PRETRAINED)
     if complete.any():
         print("already done")

@@ -37,8 +37,7 @@ def percents(right: Iterable[float], n: Iterable[int]) -> list[str]:
 
 def ablation(folder: Path) -> pd.DataFrame:
     """Recipes with another number of epochs or another change: a line for all seeds of a run on one machine."""
-    found = tables.read_models(folder, changed=True)
-    found = found[found["model"].isin(tables.PRETRAINED)]
+    found = tables.read_pretrained(folder, changed=True)
     found["epochs"] = found["epochs"].map("{:.0f}".format, na_action="ignore").fillna("as it is")
     found["change"] = found["change"].replace("", "-")
     run = ["data", "variant", "recipe", "epochs", "change"]

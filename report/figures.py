@@ -146,12 +146,12 @@ def accuracy(folder: Path, data: str, recipe: str) -> Figure | None:
 
 def ablation(folder: Path) -> Figure | None:
     """A recipe as it is, and with one choice changed at a time, on the data set with most of these rows."""
-    found = tables.read_models(folder, changed=True)
-    found = found[found["epochs"].isna() & found["model"].isin(tables.PRETRAINED)]
+    found = tables.read_pretrained(folder, changed=True)
+    found = found[found["epochs"].isna()]
     run = ["data", "variant", "recipe", "hardware", "precision", "corpus"]
     found = max(grouped(found, *run), key=len, default=found)
-    whole = tables.read_models(folder)
-    whole = whole[whole["model"].isin(tables.PRETRAINED) & whole["seed"].isin(found["seed"])]
+    whole = tables.read_pretrained(folder)
+    whole = whole[whole["seed"].isin(found["seed"])]
     whole = whole.merge(found[run].drop_duplicates())
     if whole.empty:
         return None
@@ -225,9 +225,9 @@ def intervals(axes: Axes, x: Iterable[float], shares: Iterable[float], n: Iterab
 
 def curve(folder: Path, data: str | None = None) -> Figure | None:
     """Accuracy by the characters that a model was trained on, a line for each recipe."""
-    models = pd.concat([tables.read_models(folder), tables.read_models(folder, changed=True).query("change == ''")])
-    models["epochs"] = models["epochs"].fillna(np.inf)
-    found = of_one_data(models[models["model"].isin(tables.PRETRAINED)], data)
+    shorter = tables.read_pretrained(folder, changed=True).query("change == ''")
+    found = of_one_data(pd.concat([tables.read_pretrained(folder), shorter]), data)
+    found["epochs"] = found["epochs"].fillna(np.inf)
     found = pd.concat([found[:0], *map(rows.select, grouped(found, "variant", "recipe", "epochs"))])
     found = found.dropna(subset="tokens").sort_values("tokens")
     if len(found.groupby(["recipe", "epochs"])) < 2:

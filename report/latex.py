@@ -33,7 +33,7 @@ from engine.wordings import ORIGINAL, REWORDED
 from experiments.confidence import read_places
 from modern_llm import LISTED, PROMPTS
 from report import experiment_tables, figures, rows, settings, tables
-from report.tables import BARS, MODELS, PRETRAINED, REWORDED_4A, SHARES, WORDINGS, latex, percent, tex
+from report.tables import BARS, MODELS, REWORDED_4A, SHARES, WORDINGS, latex, percent, tex
 from utils import MASK_CHAR, UserError, cli, fingerprint, read_text, write_text
 
 # The macros' names of MODELS.
@@ -115,8 +115,8 @@ class Run:
 
 def find_run(args: argparse.Namespace) -> Run:
     """The run that the flags select; by default the only one, else the data's own name and the main recipe."""
-    models = tables.read_models(args.results)
-    models = models[models["model"].isin(PRETRAINED) & (models["seed"] == args.seed)]
+    models = tables.read_pretrained(args.results)
+    models = models[models["seed"] == args.seed]
     for name, value in (("data", args.data_name), ("recipe", args.recipe)):
         models = models[models[name] == value] if value else models
     runs = list(models[["data", "recipe"]].drop_duplicates().itertuples(index=False, name=None))
@@ -155,8 +155,7 @@ def accuracies(run: Run) -> dict[str, str]:
     for model, name in SHORT.items():
         row = models.loc[model]
         macros[f"{name}Dev"] = per_cent(row["dev"])
-        macros[f"{name}Right"] = f"{row['dev'] * row['n']:.0f}"
-        macros[f"{name}Count"] = f"{macros[name + 'Right']} of {row['n']:.0f}"
+        macros[f"{name}Count"] = f"{row['dev'] * row['n']:.0f} of {row['n']:.0f}"
         if name in ("scratch", "vanilla", "rope"):
             macros[f"{name}Test"] = per_cent(row["test"])
     rope, vanilla = models.loc["rope, pretrained"], models.loc["vanilla, pretrained"]
@@ -167,6 +166,7 @@ def accuracies(run: Run) -> dict[str, str]:
     every = tables.read_models(run.folder)
     reworded = rows.select(every[every["model"] == REWORDED_4A], data=run.name, recipe=run.recipe)["dev"]
     return macros | {
+        "londonRight": macros["londonCount"].partition(" ")[0],
         "vanillaBar": tex(f"{BARS['vanilla']:.0%}"),
         "ropeBar": tex(f"{BARS['rope']:.0%}"),
         "vanillaGap": points(abs(vanilla["dev"] - vanilla["test"])),
@@ -198,7 +198,6 @@ def trainings(run: Run) -> dict[str, str]:
         "weightDecay": f"{config.weight_decay:g}",
         "clip": f"{config.grad_norm_clip:g}",
         "warmup": f"{config.warmup_tokens:,}",
-        "steps": f"{trainer.total_steps:,}",
         "guessLoss": f"{np.log(trainer.model.config.vocab_size):.1f}",
         "fewEpochs": f"{config.few_epochs}",
         "fewSteps": f"{few}",
@@ -335,8 +334,7 @@ def accuracy_table(run: Run) -> str:
 
 def other_runs(run: Run) -> list[pd.DataFrame]:
     """The pretrained models of all other runs, and this run's where it has further seeds."""
-    models = tables.read_models(run.folder)
-    models = models[models["model"].isin(PRETRAINED)]
+    models = tables.read_pretrained(run.folder)
     groups = tables.grouped(models, "model", "data", "recipe", "hardware", "precision")
     this = (run.name, run.recipe, run.seed)
     return [group for group in groups if [this] != list(group[["data", "recipe", "seed"]].itertuples(False, None))]

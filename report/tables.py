@@ -169,6 +169,12 @@ def read_models(folder: Path, changed: bool = False) -> pd.DataFrame:
     return found.assign(own=own).sort_values(["own", "data", "recipe", "model", "seed"], ignore_index=True)
 
 
+def read_pretrained(folder: Path, changed: bool = False) -> pd.DataFrame:
+    """Those of `read_models` that are about PRETRAINED models."""
+    models = read_models(folder, changed)
+    return models[models["model"].isin(PRETRAINED)]
+
+
 def chosen(models: pd.DataFrame, **wanted: object) -> list[pd.DataFrame]:
     """The rows of each model that has any, all seeds of one machine; in the order of MODELS."""
     found = [rows.select(group, **wanted) for _, group in models.groupby("model", observed=True)]
@@ -177,9 +183,8 @@ def chosen(models: pd.DataFrame, **wanted: object) -> list[pd.DataFrame]:
 
 def results(folder: Path) -> pd.DataFrame:
     """The handout's models by the main recipe on our own data, then the pretrained ones of other recipes and data."""
-    models = read_models(folder)
-    pretrained = models[models["model"].isin(PRETRAINED)]
-    lines = chosen(models, data="own", recipe=MAIN_RECIPE)
+    pretrained = read_pretrained(folder)
+    lines = chosen(read_models(folder), data="own", recipe=MAIN_RECIPE)
     for data, recipe in product(pretrained["data"].unique(), RECIPES):
         if (data, recipe) != ("own", MAIN_RECIPE):
             lines += chosen(pretrained, data=data, recipe=recipe)
