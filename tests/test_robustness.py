@@ -293,6 +293,18 @@ def test_killed_process_is_resumed(lab):
     assert losses() == losses("other")
 
 
+def test_a_checkpoint_never_is_ahead_of_the_log(lab, monkeypatch):
+    """Bug: a kill right after a checkpoint left its last steps out of the curve; TensorBoard writes them later."""
+    logged = {}
+
+    def save(path, state, settings) -> None:
+        logged[state["step"]] = [step for step, _ in losses()]
+
+    monkeypatch.setattr(callbacks, "save_checkpoint", save)
+    lab.ok(PRETRAIN, OFTEN)
+    assert len(logged) > 10 and all(steps == list(range(1, step + 1)) for step, steps in logged.items())
+
+
 @pytest.mark.parametrize("minutes", [5, 0.000001])
 def test_a_second_ctrl_c_ends_at_once(lab, monkeypatch, minutes):
     """Before or after the first checkpoint: exit code 130; after --resume the curve has each step once."""

@@ -136,6 +136,7 @@ class Checkpoints(Callback):
         is_due = time.monotonic() - self.saved_at >= 60 * self.minutes
         if (is_due or trainer.stop_requested) and trainer.step < trainer.total_steps:
             if not self.divergence.bad_steps:
+                trainer.writer.flush()  # a kill after the checkpoint must not lose steps from the log
                 save_checkpoint(self.path, trainer.state_dict(), self.settings)
             self.saved_at = time.monotonic()
 
