@@ -30,7 +30,7 @@ from batches import Batches
 from dataset import CharCorruptionDataset
 from engine.recipes import DEFAULT_RECIPE, MAIN_RECIPE
 from engine.wordings import ORIGINAL, REWORDED
-from experiments.confidence import read_places
+from experiments.confidence import INVENTED, read_places
 from modern_llm import LISTED, PROMPTS
 from report import experiment_tables, figures, rows, settings, tables
 from report.tables import BARS, MODELS, REWORDED_4A, SHARES, WORDINGS, latex, percent, tex
@@ -93,9 +93,9 @@ class Run:
         """The answers of our RoPE model to every question in both wordings."""
         return self.rows("sensitivity_questions", "the reworded question", self.training)
 
-    def answers(self, table: str = "analysis") -> pd.DataFrame:
-        """The rows of a table about the vanilla model's answers."""
-        return self.rows(table, MODELS[2], "python experiments/confidence.py", model=MODELS[2])
+    def answers(self, table: str = "analysis", model: str = MODELS[2]) -> pd.DataFrame:
+        """The rows of a table about a model's answers."""
+        return self.rows(table, model, "python experiments/confidence.py", model=model)
 
     def llm(self, table: str = "modern_llm") -> pd.DataFrame:
         """The rows of one LLM that was asked both ways in both wordings: a listed one, or that with most parameters."""
@@ -235,7 +235,7 @@ def order(run: Run) -> dict[str, str]:
     found = experiment_tables.select_positions(rows.RESULTS)
     found = found[(found["first"] > 32) & (found["last"] <= 64)]  # the second half of the trained window
     losses = found.groupby("positions", observed=True)["loss"].mean()
-    macros = {f"{kind}Positions": f"{loss:.2f}" for kind, loss in losses.items() if kind != "sinusoidal"}
+    macros = {f"{kind}Positions": f"{loss:.2f}" for kind, loss in losses.items()}
     counts = np.array([*Counter(read_text(run.data / "wiki.txt")).values()])
     return macros | {"noContext": f"{stats.entropy(counts):.2f}"}
 
@@ -245,7 +245,7 @@ def wordings(run: Run) -> dict[str, str]:
     ours, llm, questions = run.models().loc[REWORDED_4A], run.llm().set_index(["prompt", "template"]), run.reworded()
     changed = questions[questions["answer"] != questions["reworded_answer"]]
     wrong = changed[changed["reworded_answer"] != changed["truth"]]
-    told = llm.loc["instructed"]
+    told, bare = llm.loc["instructed"], llm.loc[("bare", "reworded")]
     reworded = told.loc["reworded"]
     macros = {
         "originalWording": tex(ORIGINAL.replace("NAME", "…")),
@@ -266,10 +266,14 @@ def wordings(run: Run) -> dict[str, str]:
         "llmLost": f"{reworded['only_original']:.0f}",
         "llmWon": f"{reworded['only_reworded']:.0f}",
         "llmP": p_value(reworded["p_mcnemar"]),
+        "bareLost": f"{bare['only_original']:.0f}",
+        "bareWon": f"{bare['only_reworded']:.0f}",
+        "bareP": p_value(bare["p_mcnemar"]),
     }
     for (prompt, wording), replies in run.llm("modern_llm_replies").groupby(["prompt", "template"]):
         name = {"bare": "llm", "instructed": "instructed"}[prompt], {"original": "", "reworded": "Reworded"}[wording]
         macros["None".join(name)] = f"{(replies['place'] == '').sum()}"
+        macros["Fictional".join(name)] = f"{replies['reply'].str.contains('fictional').sum()}"
         macros["Cut".join(name)] = per_cent(1 - replies["reply"].str.contains(r"[.!?][\"')]*$").mean())
     for wording in WORDINGS:
         macros[f"bare{wording.title()}Exact"] = per_cent(llm.loc[("bare", wording), "exact"])
@@ -279,10 +283,12 @@ def wordings(run: Run) -> dict[str, str]:
 
 
 def confidence(run: Run) -> dict[str, str]:
-    """Part 3(b), about the vanilla model."""
+    """Parts 2(d) and 3(b): what the models without pretraining answer, and how sure the vanilla model is."""
+    guesses = run.answers("analysis_questions", MODELS[0])["answer"].value_counts()
     row, questions = run.answers().iloc[0], run.answers("analysis_questions")
     wrong = questions[~questions["right"]]
     half, quarter = (experiment_tables.surest_answers(questions, share) for share in (50, 25))
+    surest = questions.sort_values("confidence", ascending=False).head(10)
     auroc = row[["auroc", "auroc_low", "auroc_high"]]
     return {
         "vanillaWrong": str(len(wrong)),
@@ -290,18 +296,30 @@ def confidence(run: Run) -> dict[str, str]:
         "auroc": "--" if auroc.isna().any() else "{:.2f} (95\\,\\%: {:.2f} to {:.2f})".format(*auroc),
         "surestHalf": f"{half['right'].sum()} of {len(half)}",
         "surestQuarter": f"{quarter['right'].sum()} of {len(quarter)}",
+        "surestTen": f"{surest['right'].sum()}",
+        "scratchLondons": f"{guesses.get('London', 0)}",
+        "scratchPlaces": frequent(guesses),
     }
+
+
+def frequent(counts: pd.Series) -> str:
+    """The three most frequent answers, with their counts."""
+    return tex(", ".join(f"{place} ({n})" for place, n in counts.head(3).items()))
 
 
 def strategy(run: Run) -> dict[str, str]:
     """Part 3(c), about the vanilla model."""
     row, namesakes = run.answers().iloc[0], run.answers("analysis_namesakes")
-    places = run.answers("analysis_invented")["answer"].value_counts().head(3)
+    languages = pd.read_csv(INVENTED, sep="\t", names=["language", "name"])
+    invented = run.answers("analysis_invented").merge(languages, on="name")
     macros = {
         "inventedCount": f"{row['invented_n']:.0f}",
         "inventedInTrain": per_cent(row["invented_in_train"] / row["invented_n"]),
-        "inventedPlaces": tex(", ".join(f"{place} ({n})" for place, n in places.items())),
+        "inventedPlaces": frequent(invented["answer"].value_counts()),
     }
+    for language, place in (("Polish", "Krakow"), ("Japanese", "Tokyo")):
+        answers = invented["answer"][invented["language"] == language]
+        macros[f"{language.lower()}Names"] = f"{(answers == place).sum()} of {len(answers)}"
     mixed = namesakes[namesakes["people"] == "mixed"].set_index("same")
     for name, same in (("surname", "surname"), ("firstName", "first name")):
         found = mixed.loc[same]

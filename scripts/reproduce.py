@@ -2,7 +2,7 @@
 
     python scripts/reproduce.py [--recipe fast] [--seed 0] [--data FOLDER --data_name NAME]
 
-Each step is a command of the handout with the recipe's name added, and is printed before it runs.
+Each step is a command of the handout with the recipe and other flags added, and is printed before it runs.
 Training that is complete is skipped, training that was cut off is continued (run.py's --resume). At the
 end come the table and the picture of the results, and the submission (scripts/submission.py).
 """

@@ -87,11 +87,10 @@ class CausalSelfAttention(nn.Module):
         q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind()  # each (B, nh, T, hs)
         # 2. [part g] rotate queries and keys by their positions
         if self.rope:
-            # both in one call, which is faster than two
             q, k = apply_rotary_emb(torch.stack((q, k)), self.rope_cache)  # (2, B, nh, T, hs)
         # 3. the score of each query with each key
         att = (q / math.sqrt(hs)) @ k.transpose(-2, -1)  # (B, nh, T, hs) x (B, nh, hs, T) -> (B, nh, T, T)
-        # 4. no query sees the future: log 1 = 0, log 0 = -inf (faster than masked_fill)
+        # 4. no query sees the future: log 1 = 0, log 0 = -inf (adding was quicker than masked_fill)
         att = att + self.mask[:, :, :T, :T].log().type_as(att)  # (B, nh, T, T) + (1, 1, T, T)
         # 5. scores become weights; the dtype keeps autocast from computing this in float32
         att = self.attn_drop(F.softmax(att, dim=-1, dtype=att.dtype))  # (B, nh, T, T)

@@ -70,7 +70,7 @@ def schedule(tokens: float, config: TrainerConfig) -> float:
 def adamw(model: nn.Module, config: TrainerConfig) -> list[torch.optim.Optimizer]:
     """AdamW with weight decay on everything but the biases, as in the course's trainer.
 
-    (minGPT also exempts LayerNorms and embeddings. At the handout's learning rate that trains badly.)
+    (minGPT also exempts LayerNorms and embeddings. At the handout's learning rate that trained badly here.)
     """
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -104,7 +104,7 @@ class Callback:
 
 
 class DivergedError(RuntimeError):
-    """The loss or the gradient is NaN or infinite."""
+    """The loss or the gradient is NaN or infinite, or a callback found the loss far too high."""
 
 
 class Trainer:

@@ -61,7 +61,7 @@ def locate(model: str | None, gguf_file: str | None, example: str) -> tuple[str,
         if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
             raise UserError(f"{model}: no such folder; give a folder with a model in it, or an id like {example}")
     elif gguf_file and not (folder / gguf_file).is_file():
-        raise UserError(f"{folder / gguf_file}: no such file; 'make llm-model' fetches one, see the README")
+        raise UserError(f"{folder / gguf_file}: no such file; 'make llm-model' fetches one, see docs/details.md")
     elif not gguf_file and not (folder / "config.json").is_file():
         held = sorted(path.name for path in folder.glob("*.gguf"))
         hint = f"say --gguf_file {held[0]}" if held else "a folder as save_pretrained writes it is expected"

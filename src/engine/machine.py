@@ -52,7 +52,7 @@ def hardware(device: torch.device) -> str:
 
 
 def suit(config: TrainerConfig, args: argparse.Namespace) -> TrainerConfig:
-    """The config with the requested or resumed precision and the fastest settings for the device.
+    """The config with the requested or resumed precision and settings that are fast on the device.
 
     A CPU computes a batch in groups of rows (see `batches.groups`): small groups have less padding, but are more
     calls. A CUDA GPU gets two DataLoader workers.
@@ -71,7 +71,7 @@ def suit(config: TrainerConfig, args: argparse.Namespace) -> TrainerConfig:
 class QuickDropout(nn.Dropout):
     """nn.Dropout with cheaper random numbers on a CPU.
 
-    There torch draws a number per element, which costs more than the layer around it. Here numpy draws 64 bits for
+    There torch draws a number per element. Here numpy draws 64 bits for
     four elements, so p is rounded to a multiple of 1/65536. Torch's generator seeds each draw, so its state still
     decides everything.
     """

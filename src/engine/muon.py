@@ -1,4 +1,4 @@
-"""The Muon optimizer, for the matrices inside the blocks: it needs far fewer epochs than AdamW."""
+"""The Muon optimizer, for the matrices inside the blocks, as recipes use it to need fewer epochs than with AdamW."""
 
 from collections import defaultdict
 from typing import Any, cast

@@ -45,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="SETTING=VALUE",
-        help="other settings of the recipe: pretrain.muon_lr=None ...",
+        help="other settings of the recipe, see Recipe in src/engine/recipes.py: pretrain.muon_lr=None ...",
     )
     training.add_argument("--max_epochs", type=int, help="epochs")
     training.add_argument("--batch_size", type=int, help="examples per step")

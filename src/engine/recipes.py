@@ -43,11 +43,11 @@ class Recipe:
     people: int | None = None  # a trial: `make run` uses only this many people of the data
 
 
-# Muon for the matrices (AdamW for the rest) needs far fewer epochs than AdamW alone. Dropout would slow memorization.
+# Muon for the matrices, AdamW for the rest: meant to need fewer epochs than AdamW alone.
 PRETRAIN = Phase(
     max_epochs=24, batch_size=32, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear", few=500
 )
-# Finetuning teaches the form of a question. It keeps training on the documents, or the model would forget them.
+# Finetuning teaches the form of a question. It keeps training on the documents, so that the model does not forget them.
 FINETUNE = Phase(
     max_epochs=2, batch_size=64, learning_rate=5e-4, dropout=0.0, decay_shape="linear", with_documents=True
 )
@@ -65,7 +65,7 @@ RECIPES = {
         Aim(),
     ),
     "best": Recipe(
-        "fast with about four times the epochs",
+        "fast with four times the epochs, in batches of 64",
         replace(PRETRAIN, max_epochs=100, batch_size=64),
         FINETUNE,
         SCRATCH,
