@@ -120,6 +120,7 @@ def measure_answers(documents: CharCorruptionDataset, folder: Path, plain_count:
     return {
         "what": "a question",
         "variant": "rope",
+        "precision": "float32",
         "ratio": round(plain / quick, 1),
         "plain_seconds": round(plain, 4),
         "quick_seconds": round(quick, 5),

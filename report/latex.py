@@ -311,7 +311,7 @@ def strategy(run: Run) -> dict[str, str]:
     """Part 3(c), about the vanilla model."""
     row, namesakes = run.answers().iloc[0], run.answers("analysis_namesakes")
     languages = pd.read_csv(INVENTED, sep="\t", names=["language", "name"])
-    invented = run.answers("analysis_invented").merge(languages, on="name")
+    invented = run.answers("analysis_invented").merge(languages, how="left", on="name")
     macros = {
         "inventedCount": f"{row['invented_n']:.0f}",
         "inventedInTrain": per_cent(row["invented_in_train"] / row["invented_n"]),

@@ -51,7 +51,7 @@ KEYS = {
 }
 # Columns that hold text; all others hold numbers, or True and False.
 TEXT = {name for key in KEYS.values() for name in key} - {"seed", "epochs", "epoch", "n"}
-TEXT |= {*PROVENANCE, "name", "truth", "answer", "language", "people", "same", "questions", "found", "torch"}
+TEXT |= {*PROVENANCE, "name", "truth", "answer", "people", "same", "questions", "found", "torch"}
 TEXT |= {"what", "size", "way", "reworded_answer", "reply", "place"}
 REMEDY = "restore the file from git, or delete the line"
 

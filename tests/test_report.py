@@ -66,7 +66,7 @@ def put_answers(folder: Path, data: str = NAME, corpus: str = fingerprint(PEOPLE
         found = {"n": 10, "right": 4, "ece": 0.1, "coverage_at_90": 0.3, "invented_n": 2}
         found |= {"invented_in_train": 1, "auroc": 0.8, "auroc_low": 0.7, "auroc_high": 0.9}
         rows.add("analysis", run | found, folder)
-        rows.add("analysis_invented", [run | {"language": "Old", "name": "Jo Pa", "answer": "Oslo"}] * 2, folder)
+        rows.add("analysis_invented", [run | {"name": "Jo Pa", "answer": "Oslo"}] * 2, folder)
         same = {"people": "mixed", "n": 40, "hits": 10, "chance": 0.1, "chance_low": 0.05, "chance_high": 0.15}
         rows.add("analysis_namesakes", [run | same | {"same": name} for name in ("surname", "first name")], folder)
 
