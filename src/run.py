@@ -121,7 +121,7 @@ def finetune(args: argparse.Namespace, trainer_class: Callable[..., Trainer] = T
         final_tokens=200 * len(documents) * args.block_size,
         seed=args.seed,
     )
-    # what --recipe changes: documents beside the pairs, the schedule (nothing for the handout's recipe)
+    # what --recipe changes: excerpts beside the pairs, the schedule (nothing for the handout's recipe)
     dataset, config, optimizers = recipes.apply(args.phase, args.spans, documents, pairs, config)
     trainer = trainer_class(model, dataset, None, machine.suit(config, args), args.device, optimizers)
     with session.around(trainer, args, documents) as run:  # --resume, progress, TensorBoard, checkpoints

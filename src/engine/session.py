@@ -141,7 +141,7 @@ def settings_of(args: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
         "from": fingerprint(Path(start).read_bytes()) if start else None,
         "spans": f"{args.spans}" if args.spans else None,
         "muon_lr": args.phase.muon_lr,
-        "with_documents": args.phase.with_documents,
+        "excerpts": f"{args.phase.excerpts}" if args.phase.excerpts else None,
         "precision": None if args.precision == "auto" else args.precision,
         "dropout": trainer.model.drop.p,
         **{name: getattr(args, name) for name in SIZE},
