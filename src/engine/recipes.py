@@ -47,8 +47,8 @@ class Recipe:
 PRETRAIN = Phase(
     max_epochs=18, batch_size=64, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear", few=500
 )
-# Finetuning teaches the form of a question. Beside the pairs it trains on excerpts, in which a name stands without most of
-# its document and not at the beginning, as in a question; so it learns to recall its place there, too.
+# Finetuning teaches the form of a question. Beside the pairs it trains on excerpts: in them, as in a question, a name
+# stands without most of its document and not at the beginning, so it learns to recall its place there, too.
 FINETUNE = Phase(
     max_epochs=4, batch_size=64, learning_rate=8e-4, dropout=0.0, decay_shape="linear", excerpts=Cut(lead=1.0)
 )
