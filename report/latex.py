@@ -288,7 +288,6 @@ def confidence(run: Run) -> dict[str, str]:
     row, questions = run.answers().iloc[0], run.answers("analysis_questions")
     wrong = questions[~questions["right"]]
     half, quarter = (experiment_tables.surest_answers(questions, share) for share in (50, 25))
-    surest = questions.sort_values("confidence", ascending=False).head(10)
     auroc = row[["auroc", "auroc_low", "auroc_high"]]
     return {
         "vanillaWrong": str(len(wrong)),
@@ -296,7 +295,6 @@ def confidence(run: Run) -> dict[str, str]:
         "auroc": "--" if auroc.isna().any() else "{:.2f} (95\\,\\%: {:.2f} to {:.2f})".format(*auroc),
         "surestHalf": f"{half['right'].sum()} of {len(half)}",
         "surestQuarter": f"{quarter['right'].sum()} of {len(quarter)}",
-        "surestTen": f"{surest['right'].sum()}",
         "scratchLondons": f"{guesses.get('London', 0)}",
         "scratchPlaces": frequent(guesses),
     }
@@ -317,7 +315,7 @@ def strategy(run: Run) -> dict[str, str]:
         "inventedInTrain": per_cent(row["invented_in_train"] / row["invented_n"]),
         "inventedPlaces": frequent(invented["answer"].value_counts()),
     }
-    for language, place in (("Polish", "Krakow"), ("Japanese", "Tokyo")):
+    for language, place in (("Serbian", "Belgrade"), ("Japanese", "Tokyo")):
         answers = invented["answer"][invented["language"] == language]
         macros[f"{language.lower()}Names"] = f"{(answers == place).sum()} of {len(answers)}"
     mixed = namesakes[namesakes["people"] == "mixed"].set_index("same")
