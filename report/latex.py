@@ -164,7 +164,8 @@ def accuracies(run: Run) -> dict[str, str]:
     gap_p = np.nan if np.isnan(right).any() else stats.fisher_exact([right, n - right]).pvalue
     seeds = [group["dev"] for group in other_runs(run) if len(group) > 1]
     every = tables.read_models(run.folder)
-    reworded = rows.select(every[every["model"] == REWORDED_4A], data=run.name, recipe=run.recipe)["dev"]
+    every = every[(every["model"] == REWORDED_4A) & (every["data"] == run.name)]
+    reworded = every[every["recipe"] == run.recipe]["dev"]  # of all machines
     return macros | {
         "londonRight": macros["londonCount"].partition(" ")[0],
         "vanillaBar": tex(f"{BARS['vanilla']:.0%}"),
