@@ -284,7 +284,7 @@ def wordings(run: Run) -> dict[str, str]:
 
 
 def confidence(run: Run) -> dict[str, str]:
-    """Parts 2(d) and 3(b): what the models without pretraining answer, and how sure the vanilla model is."""
+    """Parts 2(d) and 3(b): what the model without pretraining answers, and how sure the vanilla model is."""
     guesses = run.answers("analysis_questions", MODELS[0])["answer"].value_counts()
     row, questions = run.answers().iloc[0], run.answers("analysis_questions")
     wrong = questions[~questions["right"]]

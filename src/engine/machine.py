@@ -71,9 +71,8 @@ def suit(config: TrainerConfig, args: argparse.Namespace) -> TrainerConfig:
 class QuickDropout(nn.Dropout):
     """nn.Dropout with cheaper random numbers on a CPU.
 
-    There torch draws a number per element. Here numpy draws 64 bits for
-    four elements, so p is rounded to a multiple of 1/65536. Torch's generator seeds each draw, so its state still
-    decides everything.
+    There torch draws a number per element. Here numpy draws 64 bits for four elements, so p is rounded to a multiple of
+    1/65536. Torch's generator seeds each draw, so its state still decides everything.
     """
 
     def forward(self, x: Tensor) -> Tensor:
