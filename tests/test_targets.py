@@ -9,10 +9,11 @@ import torch
 
 from batches import Batches
 from dataset import CharCorruptionDataset, NameDataset
-from engine.recipes import RECIPES
+from engine.recipes import RECIPES, apply
 from engine.targets import Aim, Cut, Excerpts, Spans, Together, new_words
 from helpers import word
 from test_dataset import M, P, draw, text_of
+from trainer import TrainerConfig
 
 PERSON = "Émile Noß. Émile Noß was born in Bonn and lived in Rome. Émile liked McKay's X2 in Rome."
 TITLE, BODY = PERSON[:11], PERSON[11:]
@@ -193,3 +194,19 @@ def test_together_is_its_parts():
                 assert torch.equal(row, torch.cat((plain, torch.zeros(width - len(plain), dtype=torch.long))))
         with pytest.raises(IndexError):
             both[len(own)]
+
+
+@pytest.mark.parametrize("name", ["handout", "fast", "best", "excerpts"])
+def test_what_finetuning_trains_on(name):
+    """The pairs; by the recipes of ours also an excerpt of every document, asking mostly for its place."""
+    people = "Ann Li. She was born in Rome?\nBo Wu. He was born in Bonn, and sang."
+    documents, recipe = CharCorruptionDataset(people, 64), RECIPES[name]
+    pairs = NameDataset(documents, "Ann Li?\tRome\n")
+    data, _, _ = apply(recipe.finetune, recipe.spans, documents, pairs, TrainerConfig())
+    texts, asked = ([text_of(documents, row).rstrip(P) for row in rows] for rows in (data[0], pairs[0]))
+    assert texts == asked
+    drawn = [[text_of(documents, data[1 + i][0]) for _ in range(200)] for i in range(len(data) - 1)]
+    assert len(drawn) == (0 if name == "handout" else 2)
+    for texts, title, place in zip(drawn, ("Ann Li. ", "Bo Wu. "), ("Rome", "Bonn"), strict=False):
+        assert sum(f"{M}{place}{M}" in text for text in texts) > 150
+        assert len({text.index(title) for text in texts}) > 10
