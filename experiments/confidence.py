@@ -157,6 +157,11 @@ def namesakes(train: dict[str, str], names: Sequence[str], answers: Sequence[str
 # ---------------------------------------------------------------- rows
 
 
+def read_invented() -> pd.DataFrame:
+    """The invented names, with the languages that they sound like."""
+    return pd.read_csv(INVENTED, sep="\t", names=["language", "name"])
+
+
 def read_places(path: Path) -> dict[str, str]:
     """Places by names, of a file of questions with answers."""
     text = read_text(path)
@@ -237,8 +242,7 @@ def main(argv: list[str] | None = None) -> int:
     train, dev = (read_places(args.data / name) for name in ("birth_places_train.tsv", "birth_dev.tsv"))
     test = names_in(read_text(args.data / "birth_test_inputs.tsv"), str(args.data / "birth_test_inputs.tsv"))
     mixed = mixed_names(train, [*train, *dev, *test])
-    invented = pd.read_csv(INVENTED, sep="\t", names=["language", "name"])["name"]
-    invented = [name for name in invented if name not in corpus]
+    invented = [name for name in read_invented()["name"] if name not in corpus]
     loaded = [load(args.folder / file, *kind, args.data, documents) for _, file, *kind in MODELS]
     for (name, file, variant, is_pretrained), (model, stamp) in zip(MODELS, loaded, strict=True):
         print(f"asking {args.folder / file}", flush=True)

@@ -30,7 +30,7 @@ from batches import Batches
 from dataset import CharCorruptionDataset
 from engine.recipes import DEFAULT_RECIPE, MAIN_RECIPE
 from engine.wordings import ORIGINAL, REWORDED
-from experiments.confidence import INVENTED, read_places
+from experiments.confidence import read_invented, read_places
 from modern_llm import LISTED, PROMPTS
 from report import experiment_tables, figures, rows, settings, tables
 from report.tables import BARS, MODELS, REWORDED_4A, SHARES, WORDINGS, latex, percent, tex
@@ -162,8 +162,8 @@ def accuracies(run: Run) -> dict[str, str]:
     n = vanilla[["n", "test_n"]].to_numpy(float)
     right = (vanilla[["dev", "test"]].to_numpy(float) * n).round()
     gap_p = np.nan if np.isnan(right).any() else stats.fisher_exact([right, n - right]).pvalue
-    seeds = [group["dev"] for group in other_runs(run) if len(group) > 1]
     every = tables.read_models(run.folder)
+    alike = [runs["dev"] for runs in tables.grouped(tables.read_pretrained(run.folder), "model", "data", "recipe")]
     every = every[(every["model"] == REWORDED_4A) & (every["data"] == run.name)]
     reworded = every[every["recipe"] == run.recipe]["dev"]  # of all machines
     return macros | {
@@ -176,7 +176,7 @@ def accuracies(run: Run) -> dict[str, str]:
         "rewordedSeeds": f"{len(reworded)}",
         "rewordedLow": per_cent(reworded.min()),
         "rewordedHigh": per_cent(reworded.max()),
-        "seedSpread": points(max((seed.max() - seed.min() for seed in seeds), default=np.nan)),
+        "seedSpread": points(max((dev.max() - dev.min() for dev in alike if len(dev) > 1), default=np.nan)),
         "dataName": {"own": "project's own", "course": "course's"}.get(run.name, f"``{tex(run.name)}''"),
         "recipe": tex(run.recipe),
         "seed": str(run.seed),
@@ -309,8 +309,7 @@ def frequent(counts: pd.Series) -> str:
 def strategy(run: Run) -> dict[str, str]:
     """Part 3(c), about the vanilla model."""
     row, namesakes = run.answers().iloc[0], run.answers("analysis_namesakes")
-    languages = pd.read_csv(INVENTED, sep="\t", names=["language", "name"])
-    invented = run.answers("analysis_invented").merge(languages, how="left", on="name")
+    invented = run.answers("analysis_invented").merge(read_invented(), how="left", on="name")
     macros = {
         "inventedCount": f"{row['invented_n']:.0f}",
         "inventedInTrain": per_cent(row["invented_in_train"] / row["invented_n"]),

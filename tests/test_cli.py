@@ -316,8 +316,8 @@ def test_questions_that_do_not_fit(capsys):
 def test_pretraining_gives_knowledge(program, monkeypatch):
     """Of 20 invented people unseen in finetuning, 8 or more are answered with pretraining, at most 2 without.
 
-    They come from 20 places, so one answer for everyone is right once. Spans are the handout's; finetuning sees the
-    documents as well.
+    They come from 20 places, so one answer for everyone is right once. Spans are the handout's; finetuning sees
+    excerpts of the documents as well.
     """
     monkeypatch.chdir(program.folder)
     program.people(invent_people(60, 20))

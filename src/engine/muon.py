@@ -1,4 +1,4 @@
-"""The Muon optimizer, for the matrices inside the blocks, as recipes use it to need fewer epochs than with AdamW."""
+"""The Muon optimizer, which recipes use for the matrices inside the blocks."""
 
 from collections import defaultdict
 from typing import Any, cast
