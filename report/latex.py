@@ -274,7 +274,8 @@ def wordings(run: Run) -> dict[str, str]:
     for (prompt, wording), replies in run.llm("modern_llm_replies").groupby(["prompt", "template"]):
         name = {"bare": "llm", "instructed": "instructed"}[prompt], {"original": "", "reworded": "Reworded"}[wording]
         macros["None".join(name)] = f"{(replies['place'] == '').sum()}"
-        macros["Fictional".join(name)] = f"{replies['reply'].str.contains('fictional').sum()}"
+        if prompt == "bare":
+            macros["Fictional".join(name)] = f"{replies['reply'].str.contains('fictional').sum()}"
         macros["Cut".join(name)] = per_cent(1 - replies["reply"].str.contains(r"[.!?][\"')]*$").mean())
     for wording in WORDINGS:
         macros[f"bare{wording.title()}Exact"] = per_cent(llm.loc[("bare", wording), "exact"])

@@ -127,9 +127,11 @@ def summary(group: pd.DataFrame) -> dict[str, str]:
     first, mean, dev = group.iloc[0], group[MEASURED].mean(skipna=False), 100 * group["dev"]
     low, high = student(dev)
     minutes, step = shown(mean["seconds"] / 60, "{:.1f}"), shown(mean["plain_step_seconds"], " ({:.2f} s)")
+    is_trained = first["variant"] != "-"  # London for everyone is not
     return {
         **first.astype(str),
-        "seeds": " ".join(f"{seed:.0f}" for seed in group["seed"]),
+        "recipe": first["recipe"] if is_trained else "-",
+        "seeds": " ".join(f"{seed:.0f}" for seed in group["seed"]) if is_trained else "-",
         "dev (95 %)": percent(mean["dev"], first["n"]),
         "95 % over seeds": shown(low, f"{max(0.0, low):.1f} to {min(100.0, high):.1f}"),
         "range": shown(low, f"{dev.min():.1f} to {dev.max():.1f}"),

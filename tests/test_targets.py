@@ -202,7 +202,7 @@ def test_what_finetuning_trains_on(name):
     people = "Ann Li. She was born in Rome?\nBo Wu. He was born in Bonn, and sang."
     documents, recipe = CharCorruptionDataset(people, 64), RECIPES[name]
     pairs = NameDataset(documents, "Ann Li?\tRome\n")
-    data, _, _ = apply(recipe.finetune, recipe.spans, documents, pairs, TrainerConfig())
+    data, _, _ = apply(recipe.finetune, None, documents, pairs, TrainerConfig())
     texts, asked = ([text_of(documents, row).rstrip(P) for row in rows] for rows in (data[0], pairs[0]))
     assert texts == asked
     drawn = [[text_of(documents, data[1 + i][0]) for _ in range(200)] for i in range(len(data) - 1)]

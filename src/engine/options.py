@@ -98,7 +98,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> arg
         recipe = RECIPES[args.recipe]
         if args.change:
             recipe = changed(recipe, args.change)
-        args.spans = recipe.spans
+        args.spans = recipe.spans if args.function == "pretrain" else None  # finetuning corrupts no documents
         is_scratch = args.function == "finetune" and args.reading_params_path is None
         args.phase = recipe.scratch if is_scratch else getattr(recipe, args.function)
         rates = {"pretrain_lr": recipe.pretrain, "finetune_lr": recipe.scratch if is_scratch else recipe.finetune}

@@ -124,7 +124,7 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
 def apply(
     phase: Phase, spans: Aim | Cut | None, documents: CharCorruptionDataset, dataset: Examples, config: TrainerConfig
 ) -> tuple[Examples, TrainerConfig, Callable]:
-    """Apply recipe settings that have no flag: spans, excerpts beside the pairs, schedule, optimizers.
+    """Apply recipe settings that have no flag: spans (of pretraining), excerpts beside the pairs, schedule, optimizers.
 
     Returns:
         The dataset to train on, the config, and what Trainer takes as `make_optimizers`.
@@ -132,9 +132,9 @@ def apply(
     Raises:
         UserError: a changed setting has a value that makes no sense.
     """
-    if dataset is documents and isinstance(spans, Aim):
+    if isinstance(spans, Aim):
         dataset = Spans(documents, spans)
-    elif dataset is documents and isinstance(spans, Cut):
+    elif isinstance(spans, Cut):
         dataset = Excerpts(documents, spans)
     elif phase.excerpts:
         dataset = Together(dataset, Excerpts(documents, phase.excerpts))
