@@ -3,8 +3,8 @@
 # make test  environment and the test suite   (make test-slow: the tests that take minutes each)
 # make results   make run, with its rows among those that git keeps
 # make llm   part 4 with an instruction-tuned model   (LLM=hub id, folder or .gguf file; default: the one of make llm-model)
-# make report   the written answers as a PDF, report/report.pdf from the results that git keeps   (RESULTS=expt/results,
-#     or any other variable: expt/report/report.pdf, from those results)
+# make report   the written answers as a PDF, report/report.pdf from the results that git keeps   (with RESULTS, RECIPE,
+#     SEED, DATA or DATA_NAME: expt/report/report.pdf; its rows are those of RESULTS, or else of results/)
 PYTHON ?= python3
 SEED ?= 0
 DEVICE ?= auto
@@ -85,7 +85,7 @@ report: .venv/ready
 	TEXINPUTS=expt/report: latexmk -pdf -silent -halt-on-error -outdir=expt/report report/report.tex
 	$(if $(OTHER_RUN),@echo expt/report/report.pdf,cp expt/report/report.pdf report/report.pdf)
 
-# Remove what was trained and written, but not the environment, the data or the results.
+# Remove trainings, predictions, the zip and expt/ with the rows in it; results/, data, environment and LLM replies stay.
 clean:
 	rm -rf expt *.params *.predictions *.checkpoint .*.tmp assignment3.zip london_baseline_accuracy.txt
 

@@ -97,7 +97,7 @@ def loss_by_position(model: GPT, text: Tensor, batch_rows: int = 32) -> list[flo
         text: (N,) token ids, more than 2 LONGEST.
 
     Returns:
-        LONGEST / BIN losses in nats a character, fewer if the model's block is shorter.
+        LONGEST / BIN losses in nats per character, fewer if the model's block is shorter.
     """
     length, device = min(LONGEST, model.get_block_size()), model.head.weight.device
     losses = []

@@ -38,7 +38,7 @@ def percents(right: Iterable[float], n: Iterable[int]) -> list[str]:
 def ablation(folder: Path) -> pd.DataFrame:
     """Recipes with another number of epochs or another change: a line for all seeds of a run on one machine."""
     found = tables.read_pretrained(folder, changed=True)
-    found["epochs"] = found["epochs"].map("{:.0f}".format, na_action="ignore").fillna("as it is")
+    found["epochs"] = ["as it is" if pd.isna(epochs) else f"{epochs:.0f}" for epochs in found["epochs"]]
     found["change"] = found["change"].replace("", "-")
     run = ["data", "variant", "recipe", "epochs", "change"]
     columns = (*run, *SEEDS, "minutes (plain step)", "loss", "hardware")
@@ -76,6 +76,13 @@ def select_positions(folder: Path) -> pd.DataFrame:
     found = max(found, key=len, default=rows.read("positions", folder))
     kinds = pd.Categorical(found["positions"], ["learned", "sinusoidal", "rope", "none"])
     return found.assign(positions=kinds).sort_values(["positions", "seed"], kind="stable")
+
+
+def select_learning(folder: Path) -> pd.DataFrame:
+    """The rows of learning that can be compared: of one model, with and without a change; the latest if several are."""
+    found = rows.read("learning", folder)
+    runs = grouped(found, *rows.TRAINED, "epochs")
+    return max(runs, key=lambda run: (run["change"].nunique(), run["date"].max()), default=found).sort_values("epoch")
 
 
 # ---------------------------------------------------------------- answers

@@ -271,14 +271,13 @@ def exposures(folder: Path) -> Figure | None:
 
 def learning(folder: Path) -> Figure | None:
     """What a pretraining has learned after each epoch: the loss on birthplaces, with and without the curriculum."""
-    runs = tables.grouped(rows.read("learning", folder), *rows.TRAINED, "epochs")
-    if not runs:
+    run = experiment_tables.select_learning(folder)
+    if run.empty:
         return None
-    run = max(runs, key=lambda run: (run["change"].nunique(), run["date"].max())).sort_values("epoch")
     title = f"{rows.about_data(run)}, " + "{variant}, recipe {recipe}, seed {seed}, {epochs:.0f} epochs".format(
         **run.iloc[0]
     )
-    x, y = "characters trained on, millions", "loss on dev people's places, nats a character"
+    x, y = "characters trained on, millions", "loss on dev people's places, nats per character"
     figure, (axes,) = panels([""], x, y, title, 3.2)
     for change, epochs in run.groupby("change"):
         axes.plot(epochs["tokens"] / 1e6, epochs["place_loss"], marker="o", label=change or "as it is")
@@ -297,13 +296,14 @@ def positions(folder: Path) -> Figure | None:
     if found.empty:
         return None
     title = f"{rows.about_data(found)}; mean of {found['seed'].nunique()} seeds, 95 % band"
-    figure, (axes,) = panels([""], "position in the window", "loss on held-out text, nats a character", title, 3.2)
+    figure, (axes,) = panels([""], "position in the window", "loss on held-out text, nats per character", title, 3.2)
     longest = found["last"].max()
     for kind, dashes in zip(grouped(found, "positions"), ("-", "--", "-", ":"), strict=False):
         ranges = kind.groupby(["first", "last"])["loss"]
         mean, band = ranges.mean(), [tables.student(seeds.tolist()) for _, seeds in ranges]
         x, end = mean.index.to_frame().mean(axis=1), kind["last"].max()  # the middle of each range
-        label = f"positions: {kind['positions'].iloc[0]}" + (f" (none after {end})" if end < longest else "")
+        name = kind["positions"].iloc[0]
+        label = "no positions" if name == "none" else name + (f" (end at {end})" if end < longest else "")
         (line,) = axes.plot(x, mean, dashes, linewidth=2, label=label)
         axes.fill_between(x, *zip(*band, strict=True), color=line.get_color(), alpha=0.18, linewidth=0)
     trained = found[found["positions"] == "learned"]["last"].max()
@@ -390,7 +390,7 @@ def loss_curve(found: pd.DataFrame, few_steps: int = 0) -> Figure:
         axes.annotate(variant, at[["step", "loss"]], shift, textcoords="offset points", color=colour, ha=side)
     if few_steps:
         axes.axvline(few_steps, color=GREY, linewidth=1)
-    axes.set(xlabel="step of pretraining", ylabel="loss, nats a character", ylim=(0, None))
+    axes.set(xlabel="step of pretraining", ylabel="loss, nats per character", ylim=(0, None))
     return figure
 
 

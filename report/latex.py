@@ -29,11 +29,12 @@ from attention import CausalSelfAttention
 from batches import Batches
 from dataset import CharCorruptionDataset
 from engine.recipes import DEFAULT_RECIPE, MAIN_RECIPE
+from engine.targets import first_place
 from engine.wordings import ORIGINAL, REWORDED
 from experiments.confidence import read_invented, read_places
 from modern_llm import LISTED, PROMPTS
 from report import experiment_tables, figures, rows, settings, tables
-from report.tables import BARS, MODELS, REWORDED_4A, SHARES, WORDINGS, latex, percent, tex
+from report.tables import BARS, MODELS, PRETRAINED, REWORDED_4A, SHARES, WORDINGS, latex, percent, tex
 from utils import MASK_CHAR, UserError, cli, fingerprint, read_text, write_text
 
 # The macros' names of MODELS.
@@ -149,6 +150,25 @@ def p_value(p: float) -> str:
     return rf"\ensuremath{{={p:.2g}}}" if p >= 0.001 else rf"\ensuremath{{={mantissa}\times10^{{{int(exponent)}}}}}"
 
 
+def fisher(first: float, n: float, second: float, m: float) -> float:
+    """Fisher's exact test of two shares, of n and of m questions; NaN where one is unknown."""
+    right = np.array([first * n, second * m]).round()
+    return np.nan if np.isnan(right).any() else stats.fisher_exact([right, [n, m] - right]).pvalue
+
+
+def other_leads(alike: pd.DataFrame, this: pd.Series) -> str:
+    """RoPE's lead over the vanilla model in the other runs of a recipe, on dev and on test."""
+    rope, vanilla = (
+        alike[alike["model"] == model].set_index(["seed", "hardware", "precision"])[["dev", "test"]]
+        for model in reversed(PRETRAINED)
+    )
+    leads = (rope - vanilla).dropna().drop(index=[tuple(this[["seed", "hardware", "precision"]])], errors="ignore")
+    told = [
+        f"{points(dev, '+')} and {points(test, '+')} (seed {seed:.0f})" for (seed, *_), dev, test in leads.itertuples()
+    ]
+    return ", ".join(told) or "--"
+
+
 def accuracies(run: Run) -> dict[str, str]:
     """Part 2: which run, and its accuracies."""
     models, macros = run.models(), {}
@@ -159,13 +179,12 @@ def accuracies(run: Run) -> dict[str, str]:
         if name in ("scratch", "vanilla", "rope"):
             macros[f"{name}Test"] = per_cent(row["test"])
     rope, vanilla = models.loc["rope, pretrained"], models.loc["vanilla, pretrained"]
-    n = vanilla[["n", "test_n"]].to_numpy(float)
-    right = (vanilla[["dev", "test"]].to_numpy(float) * n).round()
-    gap_p = np.nan if np.isnan(right).any() else stats.fisher_exact([right, n - right]).pvalue
+    gap_p = fisher(*vanilla[["dev", "n", "test", "test_n"]])
     every = tables.read_models(run.folder)
-    alike = [runs["dev"] for runs in tables.grouped(tables.read_pretrained(run.folder), "model", "data", "recipe")]
-    every = every[(every["model"] == REWORDED_4A) & (every["data"] == run.name)]
-    reworded = every[every["recipe"] == run.recipe]["dev"]  # of all machines
+    alike = every[(every["data"] == run.name) & (every["recipe"] == run.recipe)]  # other seeds and machines, too
+    spread = alike[alike["model"].isin(PRETRAINED)].groupby("model", observed=True)["dev"].agg(np.ptp)
+    reworded = alike[alike["model"] == REWORDED_4A]
+    gaps = 100 * (reworded["original"] - reworded["dev"])
     return macros | {
         "londonRight": macros["londonCount"].partition(" ")[0],
         "vanillaBar": tex(f"{BARS['vanilla']:.0%}"),
@@ -173,10 +192,15 @@ def accuracies(run: Run) -> dict[str, str]:
         "vanillaGap": points(abs(vanilla["dev"] - vanilla["test"])),
         "vanillaGapP": p_value(gap_p),
         "ropeLead": points(rope["dev"] - vanilla["dev"], "+"),
-        "rewordedSeeds": f"{len(reworded)}",
-        "rewordedLow": per_cent(reworded.min()),
-        "rewordedHigh": per_cent(reworded.max()),
-        "seedSpread": points(max((dev.max() - dev.min() for dev in alike if len(dev) > 1), default=np.nan)),
+        "ropeTestLead": points(rope["test"] - vanilla["test"], "+"),
+        "ropeTestLeadP": p_value(fisher(*rope[["test", "test_n"]], *vanilla[["test", "test_n"]])),
+        "otherLeads": other_leads(alike, rope),
+        "rewordedRuns": f"{len(reworded)}",
+        "rewordedLow": per_cent(reworded["dev"].min()),
+        "rewordedHigh": per_cent(reworded["dev"].max()),
+        "gapLow": f"{gaps.min():.1f}",
+        "gapHigh": f"{gaps.max():.1f}",
+        "seedSpread": points(spread.max()),
         "dataName": {"own": "project's own", "course": "course's"}.get(run.name, f"``{tex(run.name)}''"),
         "recipe": tex(run.recipe),
         "seed": str(run.seed),
@@ -228,7 +252,42 @@ def corruption(run: Run) -> dict[str, str]:
             f"{name}Span": per_cent((spans / lengths).mean()),
             f"{name}Place": per_cent(np.mean(asked) if asked else np.nan),
         }
-    return macros
+    kinds = [kind_of_span(*texts) for texts in parts]  # of the recipe, which was drawn last
+    return macros | {f"recipe{kind}": per_cent(kinds.count(kind) / len(kinds)) for kind in ("Alone", "Between")}
+
+
+def kind_of_span(prefix: str, suffix: str, span: str) -> str:
+    """ "Alone": the place; "Between": all between the title and the place; "Other": neither."""
+    document = prefix + span + suffix
+    title, start, length = first_place(document, len(document)) or (-1, -1, -1)
+    where = {(start, length): "Alone", (title, start - title): "Between"}
+    return where.get((len(prefix), len(span)), "Other")
+
+
+def excerpts_left_out() -> dict[str, str]:
+    """Part 3(a): the main recipe's vanilla model finetuned on the pairs alone, and as it is (the project's rows)."""
+    found = rows.read("accuracy")
+    found = found[(found["recipe"] == MAIN_RECIPE) & (found["model"] == PRETRAINED[0]) & (found["data"] == "own")]
+    changed = found[found["change"] == "finetuning on the pairs alone"].head(1)
+    usual = found[(found["change"] == "") & found["epochs"].isna()]
+    both = changed.merge(usual, on=["seed", "hardware", "precision"]).iloc[0]
+    return {
+        "pairsAlone": per_cent(both["dev_x"]),
+        "pairsSeed": f"{both['seed']:.0f}",
+        "pairsUsual": per_cent(both["dev_y"]),
+    }
+
+
+def learning() -> dict[str, str]:
+    """Part 2(f): the loss on dev birthplaces along a pretraining of the main recipe, from the project's rows."""
+    found = experiment_tables.select_learning(rows.RESULTS)
+    found = found[found["change"] == ""].set_index("epoch")["place_loss"]
+    few = found.index.max() // 3  # epochs on few documents
+    return {
+        "placeLossFew": f"{found[few]:.1f}",
+        "placeLossNext": f"{found[few + 1]:.1f}",
+        "placeLossLast": f"{found.iloc[-1]:.1f}",
+    }
 
 
 def order(run: Run) -> dict[str, str]:
@@ -238,7 +297,7 @@ def order(run: Run) -> dict[str, str]:
     losses = found.groupby("positions", observed=True)["loss"].mean()
     macros = {f"{kind}Positions": f"{loss:.2f}" for kind, loss in losses.items()}
     counts = np.array([*Counter(read_text(run.data / "wiki.txt")).values()])
-    return macros | {"noContext": f"{stats.entropy(counts):.2f}"}
+    return macros | {"noContext": f"{stats.entropy(counts):.2f}"} | excerpts_left_out() | learning()
 
 
 def wordings(run: Run) -> dict[str, str]:
@@ -274,9 +333,14 @@ def wordings(run: Run) -> dict[str, str]:
     for (prompt, wording), replies in run.llm("modern_llm_replies").groupby(["prompt", "template"]):
         name = {"bare": "llm", "instructed": "instructed"}[prompt], {"original": "", "reworded": "Reworded"}[wording]
         macros["None".join(name)] = f"{(replies['place'] == '').sum()}"
+        macros["Length".join(name)] = f"{replies['reply'].str.len().mean():.0f}"
         if prompt == "bare":
             macros["Fictional".join(name)] = f"{replies['reply'].str.contains('fictional').sum()}"
-        macros["Cut".join(name)] = per_cent(1 - replies["reply"].str.contains(r"[.!?][\"')]*$").mean())
+            macros["Cut".join(name)] = per_cent(1 - replies["reply"].str.contains(r"[.!?][\"')]*$").mean())
+        if prompt == "instructed":
+            macros["City".join(name)] = f"{replies['reply'].str.startswith('The city').sum()}"
+            macros["Born".join(name)] = f"{replies['reply'].str.contains('was born in').sum()}"
+            macros["Birthplace".join(name)] = f"{replies['reply'].str.startswith('The birthplace of').sum()}"
     for wording in WORDINGS:
         macros[f"bare{wording.title()}Exact"] = per_cent(llm.loc[("bare", wording), "exact"])
         macros[f"bare{wording.title()}Read"] = per_cent(llm.loc[("bare", wording), "normalised"])
@@ -286,7 +350,8 @@ def wordings(run: Run) -> dict[str, str]:
 
 def confidence(run: Run) -> dict[str, str]:
     """Parts 2(d) and 3(b): what the model without pretraining answers, and how sure the vanilla model is."""
-    guesses = run.answers("analysis_questions", MODELS[0])["answer"].value_counts()
+    unpretrained = run.answers("analysis_questions", MODELS[0])
+    guesses = unpretrained["answer"].value_counts()
     row, questions = run.answers().iloc[0], run.answers("analysis_questions")
     wrong = questions[~questions["right"]]
     half, quarter = (experiment_tables.surest_answers(questions, share) for share in (50, 25))
@@ -298,6 +363,7 @@ def confidence(run: Run) -> dict[str, str]:
         "surestHalf": f"{half['right'].sum()} of {len(half)}",
         "surestQuarter": f"{quarter['right'].sum()} of {len(quarter)}",
         "scratchLondons": f"{guesses.get('London', 0)}",
+        "scratchLondonsRight": f"{(unpretrained['right'] & (unpretrained['answer'] == 'London')).sum()}",
         "scratchPlaces": frequent(guesses),
     }
 

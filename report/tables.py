@@ -143,7 +143,9 @@ def summary(group: pd.DataFrame) -> dict[str, str]:
         "tokens": shown(mean["tokens"], "{:,.0f}"),
         "loss": shown(mean["loss"], "{:.3f}"),
         "hardware": machine(group),
-        "with today's settings": shown(mean["seconds"], f"{rows.is_current(group).sum()} of {len(group)}"),
+        "with today's settings": shown(mean["seconds"], f"{rows.is_current(group).sum()} of {len(group)}")
+        if (group["settings"] != "").all()
+        else "unknown",
     }
 
 

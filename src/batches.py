@@ -34,8 +34,8 @@ class Batches(Dataset):
     """Entry (epoch, indices) is a batch (x, y), each (B, T), whose example i depends on (seed, epoch, i) alone.
 
     Example i is entry i of the dataset. In the first `few_epochs` epochs it is one of only `few` entries, chosen at
-    random for the whole run: a model that meets few people often learns sooner how to recall one, and then learns all
-    of them faster (Zucchet et al. 2025, "How do language models learn facts?").
+    random for the whole run: a curriculum that is meant to make recall form sooner (Zucchet et al. 2025, "How do
+    language models learn facts?").
     """
 
     dataset: Examples

@@ -1,7 +1,7 @@
 """The GPT of the homework: a stack of pre-LayerNorm transformer blocks over characters.
 
-A fork of minGPT's model. A padded batch goes in; logits and loss come out. Training is in `trainer.py`, generation in
-`utils.py`.
+It has the structure of minGPT's. A padded batch goes in; logits and loss come out. Training is in `trainer.py`,
+generation in `utils.py`.
 """
 
 import copy

@@ -1,6 +1,6 @@
 """The training loop, the same for pretraining and finetuning on every device.
 
-A fork of minGPT's Trainer. It knows batches, a model, optimizers and a schedule; it does not know the task.
+It has the structure of minGPT's Trainer: it knows batches, a model, optimizers and a schedule, but not the task.
 Progress bars, checkpoints and logs are callbacks. All randomness in a step follows from (seed, step), so a run
 that was interrupted and resumed ends with the same parameters.
 """
@@ -70,7 +70,7 @@ def schedule(tokens: float, config: TrainerConfig) -> float:
 def adamw(model: nn.Module, config: TrainerConfig) -> list[torch.optim.Optimizer]:
     """AdamW with weight decay on everything but the biases, as in the course's trainer.
 
-    (minGPT also exempts LayerNorms and embeddings. At the handout's learning rate that trained badly here.)
+    (minGPT also exempts LayerNorms and embeddings. At the handout's learning rate that worked far worse in our trials.)
     """
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []

@@ -1,1 +1,1 @@
-"""The engine: what makes the homework comfortable, safe and fast. No part of the handout is answered in here."""
+"""The engine: what makes the homework comfortable, safe and fast. What a student writes is not in here."""
