@@ -45,13 +45,11 @@ class Recipe:
 
 # Muon for the matrices, AdamW for the rest: meant to need fewer epochs than AdamW alone.
 PRETRAIN = Phase(
-    max_epochs=18, batch_size=64, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear", few=500
+    max_epochs=12, batch_size=64, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear", few=500
 )
 # Finetuning teaches the form of a question. Beside the pairs it trains on excerpts: in them, as in a question, a name
 # stands without most of its document and not at the beginning, so it learns to recall its place there, too.
-FINETUNE = Phase(
-    max_epochs=4, batch_size=64, learning_rate=8e-4, dropout=0.0, decay_shape="linear", excerpts=Cut(lead=1.0)
-)
+FINETUNE = replace(PRETRAIN, max_epochs=6, learning_rate=8e-4, muon_lr=0.01, few=None, excerpts=Cut(lead=1.0))
 # The control without pretraining: five epochs over the pairs are enough to learn to spell places.
 SCRATCH = replace(PRETRAIN, max_epochs=5, few=None)
 
@@ -75,7 +73,7 @@ RECIPES = {
     "excerpts": Recipe(
         "departs from part (e): a title and a few characters around one masked word",
         replace(PRETRAIN, max_epochs=40, batch_size=32, muon_lr=0.01, few=None),
-        replace(FINETUNE, learning_rate=3e-4, excerpts=Cut()),
+        replace(FINETUNE, max_epochs=4, learning_rate=3e-4, muon_lr=None, excerpts=Cut()),
         SCRATCH,
         Cut(),
     ),
