@@ -120,13 +120,16 @@ IN_FULL = ("model", "data", "recipe", *SEEDS, "test (95 %)", "bar", "tokens", "m
 
 
 def summary(group: pd.DataFrame) -> dict[str, str]:
-    """Summary of rows that differ only in seed: means over the seeds, other columns from the first row.
+    """Summary of rows that differ only in seed and machine: means over the runs, other columns from the first row.
 
-    All seeds answer the same questions, so the interval of their mean share is that of one run.
+    All runs answer the same questions, so the interval of their mean share is that of one run. Times are those of one
+    machine: the one with most runs, or else the latest.
     """
     first, mean, dev = group.iloc[0], group[MEASURED].mean(skipna=False), 100 * group["dev"]
     low, high = student(dev)
-    minutes, step = shown(mean["seconds"] / 60, "{:.1f}"), shown(mean["plain_step_seconds"], " ({:.2f} s)")
+    timed = rows.select(group)
+    seconds, plain = timed[["seconds", "plain_step_seconds"]].mean(skipna=False)
+    minutes, step = shown(seconds / 60, "{:.1f}"), shown(plain, " ({:.2f} s)")
     is_trained = first["variant"] != "-"  # London for everyone is not
     return {
         **first.astype(str),
@@ -137,13 +140,13 @@ def summary(group: pd.DataFrame) -> dict[str, str]:
         "range": shown(low, f"{dev.min():.1f} to {dev.max():.1f}"),
         "test (95 %)": percent(mean["test"], first["test_n"]),
         "bar": bar(first["variant"]) if has_bar(first) else "-",
-        "seconds": shown(mean["seconds"], "{:,.0f}"),
+        "seconds": shown(seconds, "{:,.0f}"),
         "minutes": minutes,
         "minutes (plain step)": minutes + step.strip("-"),
         "tokens": shown(mean["tokens"], "{:,.0f}"),
         "loss": shown(mean["loss"], "{:.3f}"),
-        "hardware": machine(group),
-        "with today's settings": shown(mean["seconds"], f"{rows.is_current(group).sum()} of {len(group)}")
+        "hardware": machine(timed),
+        "with today's settings": shown(seconds, f"{rows.is_current(group).sum()} of {len(group)}")
         if (group["settings"] != "").all()
         else "unknown",
     }
@@ -180,9 +183,10 @@ def read_pretrained(folder: Path, changed: bool = False) -> pd.DataFrame:
 
 
 def chosen(models: pd.DataFrame, **wanted: object) -> list[pd.DataFrame]:
-    """The rows of each model that has any, all seeds of one machine; in the order of MODELS."""
-    found = [rows.select(group, **wanted) for _, group in models.groupby("model", observed=True)]
-    return [group for group in found if len(group)]
+    """The rows of each model that has any, all seeds on all machines; in the order of MODELS."""
+    for name, value in wanted.items():
+        models = models[models[name] == value]
+    return [group for _, group in models.groupby("model", observed=True)]
 
 
 def results(folder: Path) -> pd.DataFrame:

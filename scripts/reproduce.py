@@ -230,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
     print("\n=== results")
     figures.draw(results, data_name, args.recipe)
     found = tables.chosen(tables.read_models(results), data=data_name, recipe=args.recipe, seed=args.seed)
-    print(tables.markdown(tables.table(found, tables.IN_SHORT)))
+    print(tables.markdown(tables.table(map(rows.select, found), tables.IN_SHORT)))  # this machine's, or the latest
     if steps.is_trial:
         print(f"\na trial: everything is in {steps.out}; `make run` trains on all people")
         return 0

@@ -91,7 +91,10 @@ def test_intervals():
 
 
 def test_a_line_for_all_seeds_of_a_model(tmp_path):
-    """Of one machine; the interval is that of one run, beside it the one over seeds; dashes for what is unknown."""
+    """Of one machine; the interval is that of one run, beside it the one over seeds; dashes for what is unknown.
+
+    The short table has one line for all machines, with the time on the one that has most runs.
+    """
     told = {"data": "own", "variant": "rope", "recipe": "fast", "n": 500, "hardware": "cpu", "precision": "float32"}
     told["model"] = "rope, pretrained"
     for seed, dev in enumerate((0.3, 0.4, 0.5)):
@@ -101,6 +104,9 @@ def test_a_line_for_all_seeds_of_a_model(tmp_path):
     assert (first["seeds"], first["dev (95 %)"], first["test (95 %)"]) == ("0 1 2", "40.0% (35.8 to 44.4)", "-")
     assert first["95 % over seeds"] == "15.2 to 64.8"
     assert (second["seeds"], second["test (95 %)"]) == ("0", "50.0% (40.4 to 59.6)")
+    (short,) = tables.results(tmp_path).to_dict("records")
+    assert (short["seeds"], short["dev (95 %)"], short["range"]) == ("0 0 1 2", "52.5% (48.1 to 56.8)", "30.0 to 90.0")
+    assert (short["seconds"], short["hardware"]) == ("61", "cpu, float32")
 
 
 def test_one_table_in_three_formats():
