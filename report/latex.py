@@ -15,7 +15,7 @@ import shlex
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -382,15 +382,27 @@ def strategy(run: Run) -> dict[str, str]:
         "inventedInTrain": per_cent(row["invented_in_train"] / row["invented_n"]),
         "inventedPlaces": frequent(invented["answer"].value_counts()),
     }
-    for language, place in (("Serbian", "Belgrade"), ("Japanese", "Tokyo")):
+    for language, places in (("Polish", ("Krakow", "Warsaw")), ("Irish", ("Dublin",)), ("Serbian", ("Belgrade",))):
         answers = invented["answer"][invented["language"] == language]
-        macros[f"{language.lower()}Names"] = f"{(answers == place).sum()} of {len(answers)}"
+        macros[f"{language.lower()}Names"] = f"{answers.isin(places).sum()} of {len(answers)}"
+    shuffle = np.random.default_rng(0).permutation
+    chance = [pairs_alike(invented["language"], shuffle(invented["answer"])) for _ in range(1000)]
+    macros["languagePairs"] = f"{pairs_alike(invented['language'], invented['answer'])}"
+    macros["languageChance"] = "{:.0f} (95\\,\\%: {:.0f} to {:.0f})".format(
+        np.mean(chance), *np.percentile(chance, [2.5, 97.5])
+    )
     mixed = namesakes[namesakes["people"] == "mixed"].set_index("same")
     for name, same in (("surname", "surname"), ("firstName", "first name")):
         found = mixed.loc[same]
         macros[f"{name}Share"] = tex(percent(found["hits"] / found["n"], found["n"]))
         macros[f"{name}Chance"] = tex(experiment_tables.by_chance(found, "chance"))
     return macros | {"mixedCount": f"{mixed['n'].iloc[0]:.0f}"}
+
+
+def pairs_alike(languages: pd.Series, answers: Iterable[str]) -> int:
+    """How many pairs of names of one language have the same answer."""
+    counts = languages.to_frame().assign(answer=answers).value_counts()
+    return int((counts * (counts - 1) // 2).sum())
 
 
 def texts(run: Run) -> dict[str, str]:
