@@ -267,7 +267,7 @@ def kind_of_span(prefix: str, suffix: str, span: str) -> str:
 
 
 def left_out() -> dict[str, str]:
-    """Part 3(a): the main recipe's vanilla model without excerpts, after one epoch, and as it is; the project's rows."""
+    """Part 3(a): the main recipe's vanilla model without excerpts, after one epoch, and as it is (own data)."""
     found = rows.read("accuracy")
     found = found[(found["recipe"] == MAIN_RECIPE) & (found["model"] == PRETRAINED[0]) & (found["data"] == "own")]
     alone = found[found["change"] == "finetuning on the pairs alone"].iloc[0]
