@@ -49,6 +49,7 @@ ABLATIONS = {
     "finetuning on the pairs alone": ["finetune.excerpts=None"],
     "uniform lengths and spans": ["spans=None"],
     "cut anywhere": ["spans.cut_behind=0"],
+    "cut evenly behind the place": ["spans.nearness=1"],
     "spans anywhere": ["spans.spans_at_place=False"],
     "no third MASK": ["spans.last_mask=False"],
 }

@@ -146,9 +146,6 @@ def summary(group: pd.DataFrame) -> dict[str, str]:
         "tokens": shown(mean["tokens"], "{:,.0f}"),
         "loss": shown(mean["loss"], "{:.3f}"),
         "hardware": machine(timed),
-        "with today's settings": shown(seconds, f"{rows.is_current(group).sum()} of {len(group)}")
-        if (group["settings"] != "").all()
-        else "unknown",
     }
 
 
@@ -202,7 +199,7 @@ def results(folder: Path) -> pd.DataFrame:
 def all_results(folder: Path) -> pd.DataFrame:
     """All rows, a line for all seeds of a model on one machine."""
     lines = grouped(read_models(folder), "model", "data", "recipe", "hardware", "precision")
-    return table(lines, (*IN_FULL, "with today's settings"))
+    return table(lines, IN_FULL)
 
 
 # ---------------------------------------------------------------- other wordings, and other models
