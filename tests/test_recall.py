@@ -43,7 +43,7 @@ def test_every_ablation_changes_the_recipe():
 
 @pytest.mark.parametrize("table", ["accuracy"])
 def test_the_rows_that_git_keeps_are_of_todays_recipes(table: str):
-    """Bug: the pages showed rows of a `fast` that had been changed since. (Those of handout are older than settings.)"""
+    """Bug: the pages showed rows of a `fast` that had been changed since. (Those of handout have no settings.)"""
     found = rows.read(table)
     for row in found[found["settings"] != ""].itertuples():
         changes = recall.ABLATIONS[row.change] if row.change else []
