@@ -164,7 +164,7 @@ def times_asked(settings: dict, documents: CharCorruptionDataset, people: dict[s
     number = {name: i for i, line in enumerate(documents.data) for name in people if line.startswith(f"{name}. ")}
     if missing := sorted(set(people) - set(number)):
         raise UserError(f"the corpus has no document whose title is {missing[0]!r}; name the right one with --data")
-    examples, _, _ = apply(recipe.pretrain, recipe.spans, documents, documents, TrainerConfig())
+    examples, _, _ = apply(recipe.pretrain, documents, documents, TrainerConfig(), recipe.spans)
     name_of, asked = {i: name for name, i in number.items()}, dict.fromkeys(people, 0)
 
     class Counted(Dataset):

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from dataset import CharCorruptionDataset, NameDataset, encode
-from engine.machine import hardware, quicken, suit
+from engine.machine import adapt, hardware, quicken
 from model import GPT, GPTConfig
 from report import rows
 from run import ANSWER_LENGTH
@@ -105,7 +105,7 @@ def measure_answers(documents: CharCorruptionDataset, folder: Path, plain_count:
     pairs = NameDataset(documents, read_text(folder / "birth_places_train.tsv"))
     set_seed(0)
     model = GPT(GPTConfig(documents.vocab_size, BLOCK, rope=True))
-    Trainer(model, pairs, None, suit(TrainerConfig(max_epochs=3, batch_size=64, learning_rate=6e-4), AS_RUN)).train()
+    Trainer(model, pairs, None, adapt(TrainerConfig(max_epochs=3, batch_size=64, learning_rate=6e-4), AS_RUN)).train()
     questions = [question for _, question, _ in read_pairs(read_text(folder / "birth_dev.tsv"), "birth_dev.tsv")]
     known = ["".join(c for c in question if c in documents.stoi) for question in questions]
     prompts = [encode(question + MASK_CHAR, documents.stoi) for question in known]
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, and replace this machine's rows."""
     about = "The plain computation against the quick one, on this CPU."
     args = argparse.ArgumentParser(description=about, parents=[rows.flags()]).parse_args(argv)
-    quick = suit(PLAIN, AS_RUN)
+    quick = adapt(PLAIN, AS_RUN)
     machine = {"hardware": hardware(CPU), "precision": quick.precision}
     made = rows.provenance_of(args, "python experiments/speed.py", 0, **machine)
     documents = CharCorruptionDataset(read_text(args.data / "wiki.txt"), BLOCK)

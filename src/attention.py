@@ -48,7 +48,7 @@ def apply_rotary_emb(x: Tensor, rope_cache: Tensor) -> Tensor:
         (..., T, hs), the dtype of x.
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (..., T, hs) -> (..., T, hs/2)
-    rotation = torch.view_as_complex(rope_cache[: x.size(-2)].contiguous())  # (T, hs/2)
+    rotation = torch.view_as_complex(rope_cache[: x.size(-2)])  # (T, hs/2)
     return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)  # (..., T, hs/2, 2) -> (..., T, hs)
 
 

@@ -24,7 +24,7 @@ class Examples(Protocol):
     def __getitem__(self, i: int, /) -> tuple[Tensor, Tensor]: ...
 
 
-def mixed(*numbers: int) -> int:
+def derive_seed(*numbers: int) -> int:
     """One seed from several numbers: 63 bits of their hash."""
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "big") >> 1
 
@@ -52,7 +52,7 @@ class Batches(Dataset):
         state = random.getstate()
         try:
             for i in indices:
-                random.seed(mixed(self.seed, epoch, i))
+                random.seed(derive_seed(self.seed, epoch, i))
                 examples.append(self.dataset[entries[i % len(entries)]])
         finally:
             random.setstate(state)
@@ -60,7 +60,7 @@ class Batches(Dataset):
         return torch.stack(x), torch.stack(y)
 
 
-# What tells a training to stop: Ctrl-C, kill, a closed terminal, and what schedulers send before they kill.
+# Signals that stop a training: Ctrl-C, kill, a closed terminal, and what schedulers send before they kill.
 STOP_SIGNALS = [
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     random.seed(args.seed)
     documents = CharCorruptionDataset(read_text(args.pretrain_corpus_path), 128, args.pretrain_corpus_path)
     recipe = RECIPES[args.recipe]
-    examples, _, _ = apply(recipe.pretrain, recipe.spans, documents, documents, TrainerConfig())
+    examples, _, _ = apply(recipe.pretrain, documents, documents, TrainerConfig(), recipe.spans)
     show(examples, documents.itos)
     return 0
 

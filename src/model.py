@@ -22,12 +22,12 @@ class GPTConfig:
     vocab_size: int  # characters, PAD and MASK included
     block_size: int  # longest row the model can read
     n_layer: int = 4
-    n_head: int = 8  # a layer
+    n_head: int = 8  # heads per layer
     n_embd: int = 256  # width, a multiple of n_head
     rope: bool = False  # rotary positions in every layer, or learned ones at the bottom
-    embd_pdrop: float = 0.1  # dropout after the embedding,
-    resid_pdrop: float = 0.1  # on each branch,
-    attn_pdrop: float = 0.1  # and on attention
+    embd_pdrop: float = 0.1  # dropout after the embedding
+    resid_pdrop: float = 0.1  # dropout on each residual branch
+    attn_pdrop: float = 0.1  # dropout on the attention weights
 
 
 class Block(nn.Module):
@@ -56,7 +56,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.config = copy.copy(config)  # the caller may change his for the next model
+        self.config = copy.copy(config)  # the caller may change theirs for the next model
         self.rope = config.rope
         self.block_size = config.block_size
         self.tok_emb = nn.Embedding(config.vocab_size, config.n_embd)
@@ -70,7 +70,10 @@ class GPT(nn.Module):
 
     @staticmethod
     def _init_weights(module: nn.Module) -> None:
-        """N(0, 0.02) for every matrix, 0 for every bias, the identity for LayerNorm (minGPT, GPT-2)."""
+        """N(0, 0.02) for every matrix, 0 for every bias, the identity for LayerNorm (minGPT, GPT-2).
+
+        Learned positions start at 0.
+        """
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:

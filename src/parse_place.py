@@ -44,7 +44,7 @@ STATED = [
 # from the start of a sentence to "but" or its end; after "while" to the comma
 NO = r"(?:\w+n't|not|no|cannot|unknown|unclear)\b"
 DENIED = rf"\s*(?:While|Although|Though)\b[^,\n]* {NO}[^,\n]*,"
-DENIED += rf"|(?<![^.!?\n])[^.!?\n]*[^,] {NO}[^.!?\n]*?(?:\bbut\b|[.!?\n]|$)"
+DENIED += rf"|(?<![^.!?\n])[^.!?\n]*[^,] {NO}[^.!?\n]*?(?:\bbut\b|[.!?;\n]|$)"
 
 
 def parse_place(text: str, question: str) -> str:

@@ -31,6 +31,7 @@ from utils import (
     cli,
     evaluate_places,
     generate,
+    note,
     read_pairs,
     read_text,
     set_seed,
@@ -53,8 +54,8 @@ def build_parser(functions: Sequence[str] = FUNCTIONS) -> argparse.ArgumentParse
     parser.add_argument("--finetune_corpus_path", help="question-answer pairs to finetune on")
     parser.add_argument("--eval_corpus_path", help="questions to answer, with or without answers")
     parser.add_argument("--outputs_path", help="where the predictions go, one per line")
-    parser.add_argument("--pretrain_lr", type=float, default=6e-3, help="learning rate of pretraining (handout: 6e-3)")
-    parser.add_argument("--finetune_lr", type=float, default=6e-4, help="learning rate of finetuning (handout: 6e-4)")
+    parser.add_argument("--pretrain_lr", type=float, default=6e-3, help="default: the recipe's (handout: 6e-3)")
+    parser.add_argument("--finetune_lr", type=float, default=6e-4, help="default: the recipe's (handout: 6e-4)")
     parser.add_argument("--tb_expt_name", default="run", help="name of the run in TensorBoard (default: %(default)s)")
     options.add_options(parser)
     return parser
@@ -83,7 +84,7 @@ def pretrain(args: argparse.Namespace, trainer_class: Callable[..., Trainer] = T
     set_seed(args.seed)
     documents = CharCorruptionDataset(read_text(args.pretrain_corpus_path), args.block_size, args.pretrain_corpus_path)
     model = make_model(args, documents)
-    max_epochs = args.max_epochs or 650
+    max_epochs = args.max_epochs or 650  # None unless --max_epochs or --recipe sets it (see options.parse)
     config = TrainerConfig(
         max_epochs=max_epochs,
         batch_size=args.batch_size or 128,
@@ -93,9 +94,9 @@ def pretrain(args: argparse.Namespace, trainer_class: Callable[..., Trainer] = T
         final_tokens=max_epochs * len(documents) * args.block_size,
         seed=args.seed,
     )
-    # what --recipe changes: where spans lie, the schedule, the optimizers (nothing for the handout's recipe)
-    dataset, config, optimizers = recipes.apply(args.phase, args.spans, documents, documents, config)
-    trainer = trainer_class(model, dataset, None, machine.suit(config, args), args.device, optimizers)
+    # the rest of what --recipe changes: the examples, the schedule, the optimizers (nothing for the handout's recipe)
+    dataset, config, make_optimizers = recipes.apply(args.phase, documents, documents, config, args.spans)
+    trainer = trainer_class(model, dataset, None, machine.adapt(config, args), args.device, make_optimizers)
     with session.around(trainer, args, documents) as run:  # --resume, progress, TensorBoard, checkpoints
         if not run.is_complete:
             trainer.train()
@@ -121,9 +122,9 @@ def finetune(args: argparse.Namespace, trainer_class: Callable[..., Trainer] = T
         final_tokens=200 * len(documents) * args.block_size,
         seed=args.seed,
     )
-    # what --recipe changes: excerpts beside the pairs, the schedule (nothing for the handout's recipe)
-    dataset, config, optimizers = recipes.apply(args.phase, args.spans, documents, pairs, config)
-    trainer = trainer_class(model, dataset, None, machine.suit(config, args), args.device, optimizers)
+    # the rest of what --recipe changes: the examples, the schedule, the optimizers (nothing for the handout's recipe)
+    dataset, config, make_optimizers = recipes.apply(args.phase, documents, pairs, config)
+    trainer = trainer_class(model, dataset, None, machine.adapt(config, args), args.device, make_optimizers)
     with session.around(trainer, args, documents) as run:  # --resume, progress, TensorBoard, checkpoints
         if not run.is_complete:
             trainer.train()
@@ -156,19 +157,19 @@ def answer(
     """
     device = model.head.weight.device
     mask = documents.stoi[MASK_CHAR]
-    prompts, n_mended = [], 0
+    prompts, n_with_unknown = [], 0
     for number, question in enumerate(questions, 1):
         known = "".join(c for c in question if c in documents.stoi)
-        n_mended += known != question
+        n_with_unknown += known != question
         if len(known) + 1 > documents.block_size:
             raise UserError(
                 f"{source}, line {number}: the question has {len(question)} characters, "
                 f"{documents.block_size - 1} fit; shorten it"
             )
         prompts.append(torch.tensor([documents.stoi[c] for c in known + MASK_CHAR], device=device))
-    if n_mended:
-        count = "1 question has" if n_mended == 1 else f"{n_mended} questions have"
-        print(f"{source}: {count} characters that the corpus lacks; asked without them")
+    if n_with_unknown:
+        count = "1 question has" if n_with_unknown == 1 else f"{n_with_unknown} questions have"
+        note(f"{source}: {count} characters that the corpus lacks; asked without them")
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         texts = generate(model, prompts, ANSWER_LENGTH, documents.block_size, stop=mask)
     answers = []

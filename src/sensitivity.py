@@ -45,7 +45,8 @@ class Sensitivity(NamedTuple):
 def build_parser() -> argparse.ArgumentParser:
     """run.py's parser with one more flag."""
     parser = homework.build_parser(functions=["evaluate"])
-    parser.description, parser.epilog = f'Ask a model "{REWORDED}" beside "{ORIGINAL}", and compare.', None
+    parser.description = f'Ask a model "{REWORDED}" beside "{ORIGINAL}", and compare.'
+    parser.epilog = "Flags of the training group are refused."
     parser.add_argument("--wordings", action="store_true", help=f"also ask in {len(FURTHER)} further wordings")
     return parser
 

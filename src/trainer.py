@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from batches import Batches, Examples, groups, ignore_signals, lengths, mixed
+from batches import Batches, Examples, derive_seed, groups, ignore_signals, lengths
 from utils import atomic_write
 
 
@@ -37,7 +37,7 @@ class TrainerConfig:
     decay_shape: str = "cosine"  # to a tenth of the peak, or "linear" to zero
     micro_rows: int | None = None  # compute a batch in groups of this many rows (see `batches.groups`)
     precision: str = "float32"  # or "bfloat16" for the matrix products (autocast)
-    few: int = 0  # how many random examples the first `few_epochs` epochs are made of (see `batches.Batches`)
+    few: int = 0  # size of the random subset that the first `few_epochs` epochs use (see `batches.Batches`)
     few_epochs: int = 0
     seed: int = 0
     num_workers: int = 0  # DataLoader processes that prepare examples
@@ -50,6 +50,8 @@ class TrainerConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"TrainerConfig: {name} is {value}; at least {least} is needed")
+        if self.few_epochs and not self.few:
+            raise ValueError(f"TrainerConfig: few_epochs is {self.few_epochs}; it needs few")
         for name, known in (("decay_shape", ("cosine", "linear")), ("precision", ("float32", "bfloat16"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"TrainerConfig: {name} is one of {known}, not {getattr(self, name)!r}")
@@ -100,7 +102,7 @@ class Callback:
 
     def on_step(self, trainer: "Trainer") -> None: ...  # after every step; `trainer.last` describes it
     def on_epoch(self, trainer: "Trainer") -> None: ...
-    def on_end(self, trainer: "Trainer") -> None: ...  # after the last step
+    def on_end(self, trainer: "Trainer") -> None: ...  # when training ends or is stopped
 
 
 class DivergedError(RuntimeError):
@@ -160,7 +162,7 @@ class Trainer:
         clock = time.perf_counter()
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             for x, y in self.batches():  # each (B, T)
-                torch.manual_seed(mixed(self.config.seed, self.step))
+                torch.manual_seed(derive_seed(self.config.seed, self.step))
                 self.model.zero_grad(set_to_none=True)
                 loss = self.compute_loss(x, y, n_targets=int((y != 0).sum()), backward=True)
                 grad_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_norm_clip))
@@ -190,7 +192,7 @@ class Trainer:
             sampler=self._keys(),
             num_workers=self.config.num_workers,
             worker_init_fn=ignore_signals,
-            # without helper processes, which a signal to the whole group would end
+            # Python 3.14 would start a helper process, which a Ctrl-C sent to the group ends
             multiprocessing_context="fork" if self.config.num_workers and sys.platform == "linux" else None,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own, so that it draws nothing from torch's
@@ -198,11 +200,11 @@ class Trainer:
 
     def _keys(self) -> Iterator[tuple[int, list[int]]]:
         """(epoch, indices) of every remaining batch; each epoch has its own order."""
-        size = self.config.batch_size
-        for step in range(self.step, self.total_steps):
+        size, first = self.config.batch_size, self.step
+        for step in range(first, self.total_steps):
             epoch, number = divmod(step, self.steps_per_epoch)
-            if step == self.step or number == 0:
-                generator = torch.Generator().manual_seed(mixed(self.config.seed, epoch))
+            if step == first or number == 0:
+                generator = torch.Generator().manual_seed(derive_seed(self.config.seed, epoch))
                 order = torch.randperm(len(self.train_dataset), generator=generator).tolist()
             yield epoch, order[number * size : (number + 1) * size]
 

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import errno
 import functools
-import glob
 import hashlib
 import math
 import os
@@ -12,7 +11,6 @@ import random
 import re
 import sys
 import tempfile
-import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,14 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-MASK_CHAR = "\u2047"  # the double question mark: a span stood here / the answer starts or ends here
-PAD_CHAR = "\u25a1"  # the empty square: nothing stands here
+MASK_CHAR = "\u2047"  # the double question mark: marks the masked span, and the start and the end of an answer
+PAD_CHAR = "\u25a1"  # the empty square: padding; not counted in the loss
 
 OUT_OF_MEMORY = r"out of memory|not enough memory|allocate memory|ALLOC_FAILED"  # as PyTorch and its libraries say it
 
 
 class UserError(Exception):
-    """Something the user can mend. Its message is one line: what is wrong, where, what to do."""
+    """An error that the user can fix. Its message is one line: what is wrong, where, what to do."""
 
 
 class Output:
@@ -69,10 +67,10 @@ def cli(main: Callable[[], object]) -> int:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not re.search(OUT_OF_MEMORY, str(error)):
             raise
-        said = str(error).split("\n")[0][:150]
+        said = str(error).split("\n")[0][:150] or type(error).__name__
         print(
-            f"error: out of memory ({said}); make --batch_size smaller, then --block_size or --n_embd; "
-            "--device cpu takes the machine's memory instead of a GPU's",
+            f"error: out of memory ({said}); try a smaller --batch_size, then a smaller model, "
+            "or --device cpu, which takes the machine's memory instead of a GPU's",
             file=sys.stderr,
         )
         return 2
@@ -140,7 +138,7 @@ def refuse_marks(text: str, source: str | Path) -> None:
         )
 
 
-# What a word processor, a spreadsheet or a web page leaves in a text, and nobody sees: no-break spaces, soft hyphens,
+# Invisible characters that word processors, spreadsheets and web pages insert: no-break spaces, soft hyphens,
 # zero-width spaces, direction marks, byte order marks.
 INVISIBLE = str.maketrans({"\u00a0": " ", "\u202f": " "} | dict.fromkeys("\u00ad\u200b\u200e\u200f\u2060\ufeff", ""))
 
@@ -241,44 +239,6 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-
-
-LONGEST_NAME = 255 - 32  # bytes of a file name, leaving room for ".checkpoint" and the marks of a temporary file
-
-
-def check_writable(path: str | Path) -> None:
-    """Try out, before hours of work, that a file of this name can be written; an existing file stays as it is.
-
-    Raises:
-        UserError: no such folder, a directory, a device, a name that is too long, a read-only folder, a full disk.
-    """
-    path = Path(path)
-    if re.search(r"[\x00-\x1f]", path.name):
-        raise UserError(f"{str(path)!r}: remove the control character (Windows line endings in a script?)")
-    if len(os.fsencode(path.name)) > LONGEST_NAME:
-        raise UserError(f"{path}: the name is too long, {LONGEST_NAME} bytes fit; give a shorter one")
-    try:
-        if path.is_dir():
-            raise UserError(f"{path}: is a directory, a file name is expected")
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path}: is not a plain file but a device or a pipe; give the name of a file")
-        if not path.parent.is_dir():
-            raise UserError(f"{path}: the folder {path.parent} does not exist; make it, or write elsewhere")
-        target = Path(os.path.realpath(path))  # where the temporary files are, if it is a link
-        for scrap in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-            with contextlib.suppress(FileNotFoundError):  # a running program has just finished writing
-                if time.time() - scrap.stat().st_mtime > 3600:  # of a killed run; a newer one may be of a running one
-                    scrap.unlink()
-        probe = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            with atomic_write(probe) as file:  # as the real file will be
-                file.write(b"probe")
-        except UserError as error:
-            raise UserError(f"{error}".replace(f"{probe}", f"{path}", 1)) from None
-        probe.unlink()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be written ({reason}); give another name") from None
 
 
 def write_text(path: str | Path, text: str) -> None:

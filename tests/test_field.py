@@ -126,8 +126,8 @@ WITH_WORKERS = """
 import dataclasses, sys
 sys.path.insert(0, {src!r})
 import torch.multiprocessing, run, utils
-suit = run.machine.suit
-run.machine.suit = lambda config, args: dataclasses.replace(suit(config, args), num_workers=2)
+adapt = run.machine.adapt
+run.machine.adapt = lambda config, args: dataclasses.replace(adapt(config, args), num_workers=2)
 if __name__ == "__main__":
     torch.multiprocessing.set_start_method(sys.argv[1])
     sys.exit(utils.cli(lambda: run.main(sys.argv[2:])))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from batches import mixed
+from batches import derive_seed
 from dataset import CharCorruptionDataset, NameDataset
 from engine.machine import quicken
-from engine.targets import Aim, Cut, Excerpts, Spans, Together
+from engine.targets import Aim, Cut, Excerpts, PaddedConcat, Spans
 from helpers import SRC, Program, invent_people, same, tiny_model
 from trainer import Trainer, TrainerConfig
 
@@ -22,7 +22,7 @@ def data(request):
     people = invent_people(40, unseen=5)
     documents = CharCorruptionDataset(people.corpus, 48)
     spans, pairs = Spans(documents, Aim(cut_behind=0.2)), NameDataset(documents, people.pairs)
-    others = {"excerpts": Excerpts(documents, Cut()), "together": Together(pairs, spans)}
+    others = {"excerpts": Excerpts(documents, Cut()), "together": PaddedConcat(pairs, spans)}
     return {"documents": documents, "pairs": pairs, "spans": spans, **others}[request.param]
 
 
@@ -52,7 +52,7 @@ def test_examples_depend_on_seed_epoch_and_index_alone(data):
         for i in range(n):
             np.random.seed(i)
             torch.manual_seed(i)
-            random.seed(mixed(5, epoch, i))
+            random.seed(derive_seed(5, epoch, i))
             wanted.append(torch.stack(data[i if epoch else few[i % 7]]).tolist())
         assert sorted(found) == sorted(wanted) and found != wanted
     for other in (stream(128), stream(128, workers=2), stream(7, workers=2)):

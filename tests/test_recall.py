@@ -23,7 +23,7 @@ DOCUMENTS = "\n".join(f"{name}. Born in {place}, {name} met Kafka there in 1901?
 def drawn(recipe, epochs: int = 5) -> list[list[str]]:
     """The examples x of a pretraining by a recipe, in the order of the training, split at the masks."""
     documents = CharCorruptionDataset(DOCUMENTS, 128)
-    data, _, _ = apply(recipe.pretrain, recipe.spans, documents, documents, TrainerConfig())
+    data, _, _ = apply(recipe.pretrain, documents, documents, TrainerConfig(), recipe.spans)
     config = TrainerConfig(max_epochs=epochs, batch_size=3, seed=5, few=2, few_epochs=3)
     batches = Trainer(tiny_model(), data, None, config).batches()
     examples = [ids for x, _ in batches for ids in x.tolist()]

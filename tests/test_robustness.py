@@ -20,6 +20,7 @@ import run
 import utils
 from batches import STOP_SIGNALS
 from engine import callbacks
+from engine.checkpoints import read_stamp
 from helpers import SRC, Program, Result, invent_people, scalars
 from trainer import Trainer
 from utils import PAD_CHAR
@@ -389,6 +390,23 @@ def test_divergence_keeps_the_last_good_checkpoint(lab, monkeypatch):
     trainer = torch.load("out.checkpoint", weights_only=True)["trainer"]
     assert trainer["step"] == 4 and all(bool(value.isfinite().all()) for value in trainer["model"].values())
     assert exploded.code == spoilt.code == 2 and not Path("out").exists()
+
+
+def test_a_stop_among_high_losses_promises_nothing(lab, monkeypatch):
+    """Bug: the message said to continue with --resume, though nothing is saved while the loss is far too high."""
+    monkeypatch.setattr(callbacks.Divergence, "TIMES", 0.0)
+    after_step(monkeypatch, 2, stop)
+    stopped = lab(PRETRAIN, LONG)
+    assert stopped.code == 130 and "step 3; nothing was saved" in stopped.stderr and "--resume" not in stopped.stderr
+    assert not Path("out.checkpoint").exists()
+
+
+def test_the_parameters_to_start_from_may_vanish_during_a_training(lab, monkeypatch):
+    """Bug: they were read again at its end, and the finished training was lost."""
+    Path("start").write_bytes(Path("base").read_bytes())
+    after_step(monkeypatch, 1, lambda _: Path("start").unlink())
+    lab.ok(FINETUNE.replace("base", "start"), LONG)
+    assert read_stamp("out")["pretraining"] == read_stamp("base")["training"]
 
 
 def test_high_losses_that_are_no_divergence():

@@ -10,7 +10,7 @@ import torch
 from batches import Batches
 from dataset import CharCorruptionDataset, NameDataset
 from engine.recipes import RECIPES, apply
-from engine.targets import Aim, Cut, Excerpts, Spans, Together, new_words
+from engine.targets import Aim, Cut, Excerpts, PaddedConcat, Spans, new_words
 from helpers import word
 from test_dataset import M, P, draw, text_of
 from trainer import TrainerConfig
@@ -184,7 +184,7 @@ def test_together_is_its_parts():
     corpus = CharCorruptionDataset("Ann Li. Born in Rome?\nBo. No", 64)
     pairs = NameDataset(corpus, "Ann Li?\tRome\nBo?\tBonn\n")
     for parts, width in (((pairs, corpus), 64), ((corpus, pairs), 64), ((pairs,), 63)):
-        both, own = Together(*parts), [(part, i) for part in parts for i in range(len(part))]
+        both, own = PaddedConcat(*parts), [(part, i) for part in parts for i in range(len(part))]
         assert len(both) == len(own)
         for index, (part, i) in enumerate(own):
             random.seed(index)
@@ -202,7 +202,7 @@ def test_what_finetuning_trains_on(name):
     people = "Ann Li. She was born in Rome?\nBo Wu. He was born in Bonn, and sang."
     documents, recipe = CharCorruptionDataset(people, 64), RECIPES[name]
     pairs = NameDataset(documents, "Ann Li?\tRome\n")
-    data, _, _ = apply(recipe.finetune, None, documents, pairs, TrainerConfig())
+    data, _, _ = apply(recipe.finetune, documents, pairs, TrainerConfig())
     texts, asked = ([text_of(documents, row).rstrip(P) for row in rows] for rows in (data[0], pairs[0]))
     assert texts == asked
     drawn = [[text_of(documents, data[1 + i][0]) for _ in range(200)] for i in range(len(data) - 1)]

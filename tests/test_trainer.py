@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from batches import mixed
+from batches import derive_seed
 from dataset import CharCorruptionDataset
 from engine.muon import Muon, muon_and_adamw
 from helpers import same, tiny_model
@@ -69,7 +69,9 @@ def test_schedule_at_its_corners(shape, expected):
     assert {schedule(t, c) for t in expected} == {1.0}
 
 
-@pytest.mark.parametrize("name", ["max_epochs", "batch_size", "micro_rows", "num_workers", "decay_shape", "precision"])
+@pytest.mark.parametrize(
+    "name", ["max_epochs", "batch_size", "micro_rows", "num_workers", "few_epochs", "decay_shape", "precision"]
+)
 def test_settings_that_make_no_sense_are_refused(name):
     """A ValueError names the setting and its value."""
     value = {"decay_shape": "square", "precision": "float16"}.get(name, -1)
@@ -127,14 +129,14 @@ def test_the_trainer_is_this_loop(dropout, micro_rows):
     )
     found, positions = [], 0
     for epoch in range(7):
-        order = torch.randperm(10, generator=torch.Generator().manual_seed(mixed(3, epoch)))
+        order = torch.randperm(10, generator=torch.Generator().manual_seed(derive_seed(3, epoch)))
         for indices in order.split(4):
             examples = []
             for i in indices.tolist():
-                random.seed(mixed(3, epoch, i))
+                random.seed(derive_seed(3, epoch, i))
                 examples.append(data[i])
             x, y = map(torch.stack, zip(*examples, strict=True))
-            torch.manual_seed(mixed(3, len(found)))
+            torch.manual_seed(derive_seed(3, len(found)))
             optimizer.zero_grad()
             loss = mean_loss(other(x)[0], y)
             loss.backward()

@@ -18,12 +18,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import utils
+from engine.options import check_writable
 from helpers import SRC, Program, tiny_model
 from reference import greedy
 from utils import (
     UserError,
     atomic_write,
-    check_writable,
     cli,
     evaluate_places,
     fingerprint,

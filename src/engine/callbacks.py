@@ -82,7 +82,7 @@ def open_log(folder: str, first_step: int | None = None) -> Iterator[SummaryWrit
 
 
 class Divergence(Callback):
-    """Stop a run whose loss is finite but, for 20 steps in a row, above 3 times that of guessing, ln(characters)."""
+    """Stop a run whose loss is finite but, for 20 steps in a row, above three times that of a uniform guess."""
 
     TIMES = 3.0
     STEPS = 20
@@ -142,5 +142,8 @@ class Checkpoints(Callback):
 
     def on_end(self, trainer: Trainer) -> None:
         if trainer.step < trainer.total_steps:
-            print(f"stopped at step {trainer.step}; continue with the same command and --resume", file=sys.stderr)
+            what_next = "continue with the same command and --resume"
+            if not self.path.exists():
+                what_next = "nothing was saved, since the loss was diverging"
+            print(f"stopped at step {trainer.step}; {what_next}", file=sys.stderr)
             raise KeyboardInterrupt

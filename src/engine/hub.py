@@ -14,8 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from engine.machine import pick_device, pick_precision
+from engine.options import check_writable
 from parse_place import THOUGHTS
-from utils import UserError, check_writable, write_text
+from utils import UserError, write_text
 
 FLAGS: dict[str, dict[str, Any]] = {
     "gguf_file": {"help": "GGUF file in the model's folder or repository, or the path of one"},

@@ -1,8 +1,12 @@
 """The flags that the handout does not have, defaults that a recipe sets, and early refusals."""
 
 import argparse
+import contextlib
+import glob
 import os
+import re
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +15,10 @@ import torch.distributed as dist
 from engine.checkpoints import read_file
 from engine.machine import pick_device
 from engine.recipes import DEFAULT_RECIPE, RECIPES, changed
-from utils import UserError, check_writable
+from utils import UserError, atomic_write
 
 TRAINING = ("pretrain", "finetune")
-# Flags that only training uses; evaluate refuses them by name. The handout's own are accepted everywhere.
+# Flags that evaluate refuses by name. The handout's own, --seed and --expt_dir are accepted everywhere.
 TRAINING_ONLY = ("max_epochs", "batch_size", "dropout", "checkpoint_minutes", "resume", "recipe", "change")
 NEEDED = {
     "pretrain": ["writing_params_path"],
@@ -80,7 +84,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
     """Read and check the command line, and fill in what was not given: from the recipe, the machine, the parameters.
 
-    Besides the flags the result has `checkpoint_path`, and what the recipe changes of this training: `phase`, `spans`.
+    For a training the result also has `checkpoint_path`, and what the recipe changes of it: `phase`, `spans`.
 
     Raises:
         UserError: naming the flag.
@@ -90,7 +94,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> arg
             raise UserError(f"{word}: begins with a dash pasted from a PDF or word processor; type hyphens: --")
     not_given = argparse.Namespace(pretrain_lr=None, finetune_lr=None)  # or argparse would fill in the handout's
     args = parser.parse_args(argv, not_given)
-    args.checkpoint_path = Path(f"{args.writing_params_path}.checkpoint")
+    if args.function in TRAINING:
+        args.checkpoint_path = Path(f"{args.writing_params_path}.checkpoint")
     check(args)
     args.device = pick_device(args.device)
     if args.function in TRAINING:
@@ -104,7 +109,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> arg
         rates = {"pretrain_lr": recipe.pretrain, "finetune_lr": recipe.scratch if is_scratch else recipe.finetune}
         for name, phase in rates.items():
             if getattr(args, name) is None:
-                setattr(args, name, phase.learning_rate or parser.get_default(name))
+                setattr(args, name, parser.get_default(name) if phase.learning_rate is None else phase.learning_rate)
         for name in ("max_epochs", "batch_size", "dropout"):
             if getattr(args, name) is None:
                 setattr(args, name, getattr(args.phase, name))
@@ -147,3 +152,41 @@ def check(args: argparse.Namespace) -> None:
         for read in (getattr(args, name) for name in READ):
             if read and written.exists() and os.path.exists(read) and os.path.samefile(read, written):
                 raise UserError(f"--{output} {path}: is also read, and would be lost; give another name")
+
+
+LONGEST_NAME = 255 - 32  # bytes of a file name, leaving room for ".checkpoint" and the marks of a temporary file
+
+
+def check_writable(path: str | Path) -> None:
+    """Try out, before hours of work, that a file of this name can be written; an existing file stays as it is.
+
+    Raises:
+        UserError: no such folder, a directory, a device, a name that is too long, a read-only folder, a full disk.
+    """
+    path = Path(path)
+    if re.search(r"[\x00-\x1f]", path.name):
+        raise UserError(f"{str(path)!r}: remove the control character (Windows line endings in a script?)")
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise UserError(f"{path}: the name is too long, {LONGEST_NAME} bytes fit; give a shorter one")
+    try:
+        if path.is_dir():
+            raise UserError(f"{path}: is a directory, a file name is expected")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is not a plain file but a device or a pipe; give the name of a file")
+        if not path.parent.is_dir():
+            raise UserError(f"{path}: the folder {path.parent} does not exist; make it, or write elsewhere")
+        target = Path(os.path.realpath(path))  # where the temporary files are, if it is a link
+        for scrap in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+            with contextlib.suppress(FileNotFoundError):  # a running program has just finished writing
+                if time.time() - scrap.stat().st_mtime > 3600:  # of a killed run; a newer one may be of a running one
+                    scrap.unlink()
+        probe = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with atomic_write(probe) as file:  # as the real file will be
+                file.write(b"probe")
+        except UserError as error:
+            raise UserError(f"{error}".replace(f"{probe}", f"{path}", 1)) from None
+        probe.unlink()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be written ({reason}); give another name") from None

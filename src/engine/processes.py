@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from batches import STOP_SIGNALS, mixed
+from batches import STOP_SIGNALS, derive_seed
 from trainer import DivergedError, Trainer
 from utils import UserError
 
@@ -37,7 +37,7 @@ class ProcessTrainer(Trainer):
         """The mean loss of a batch (B, T), with gradients summed over the processes; for the test loss, each alone."""
         if not backward:
             return super().compute_loss(x, y, n_targets)
-        torch.manual_seed(mixed(self.config.seed, self.step) + self.rank)  # each draws its own dropout
+        torch.manual_seed(derive_seed(self.config.seed, self.step) + self.rank)  # each draws its own dropout
         own = slice(self.rank, None, self.world)
         is_idle = len(y) <= self.rank  # the last batch of an epoch may have too few rows
         loss = 0.0 if is_idle else super().compute_loss(x[own], y[own], n_targets, backward=True)

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 from batches import Examples
 from dataset import CharCorruptionDataset
 from engine.muon import muon_and_adamw
-from engine.targets import Aim, Cut, Excerpts, Spans, Together
+from engine.targets import Aim, Cut, Excerpts, PaddedConcat, Spans
 from trainer import TrainerConfig, adamw
 from utils import UserError
 
@@ -27,7 +27,7 @@ class Phase:
     dropout: float | None = None
     muon_lr: float | None = None  # peak rate of Muon, for the matrices in the blocks; None: AdamW for everything
     decay_shape: str | None = None  # of the learning rate, which then decays until the end of the run
-    few: int | None = None  # documents that the first third of the epochs is made of (see `batches.Batches`)
+    few: int | None = None  # size of the random subset used in the first third of the epochs (see `batches.Batches`)
     excerpts: Cut | None = None  # finetuning also trains on an excerpt of every document, once per epoch
 
 
@@ -55,7 +55,7 @@ SCRATCH = replace(PRETRAIN, max_epochs=5, few=None)
 
 RECIPES = {
     "handout": Recipe("the handout's hyperparameters (650 epochs)"),
-    # Documents that end soon after the place are short; with the text before it cut out, they resemble a question.
+    # Cut soon after the place, and with the text before it masked, a document resembles a question.
     "fast": Recipe(
         "pretrains to the letter of part (e), with its own optimizer, rates, spans and finetuning; minutes on a CPU",
         PRETRAIN,
@@ -79,7 +79,7 @@ RECIPES = {
     ),
     # The whole path on a few dozen people, to see that everything works; with 15 questions, accuracies say little.
     "smoke": Recipe(
-        "fast on 60 people, to see that everything works",
+        "settings for a trial on 60 people, to which `make run RECIPE=smoke` cuts the data (run.py does not)",
         replace(PRETRAIN, max_epochs=60, batch_size=16),
         replace(FINETUNE, max_epochs=15, batch_size=16),
         replace(SCRATCH, max_epochs=15, batch_size=16),
@@ -120,7 +120,11 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
 
 
 def apply(
-    phase: Phase, spans: Aim | Cut | None, documents: CharCorruptionDataset, dataset: Examples, config: TrainerConfig
+    phase: Phase,
+    documents: CharCorruptionDataset,
+    dataset: Examples,
+    config: TrainerConfig,
+    spans: Aim | Cut | None = None,
 ) -> tuple[Examples, TrainerConfig, Callable]:
     """Apply recipe settings that have no flag: spans (of pretraining), excerpts beside the pairs, schedule, optimizers.
 
@@ -128,14 +132,14 @@ def apply(
         The dataset to train on, the config, and what Trainer takes as `make_optimizers`.
 
     Raises:
-        UserError: a changed setting has a value that makes no sense.
+        UserError: TrainerConfig refuses a changed setting.
     """
     if isinstance(spans, Aim):
         dataset = Spans(documents, spans)
     elif isinstance(spans, Cut):
         dataset = Excerpts(documents, spans)
     elif phase.excerpts:
-        dataset = Together(dataset, Excerpts(documents, phase.excerpts))
+        dataset = PaddedConcat(dataset, Excerpts(documents, phase.excerpts))
     try:
         if phase.few:
             config = replace(config, few=phase.few, few_epochs=config.max_epochs // 3)

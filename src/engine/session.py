@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from dataset import CharCorruptionDataset
 from engine.callbacks import Checkpoints, Divergence, Progress, TensorBoardLog, duration, open_log
-from engine.checkpoints import difference, load_checkpoint, read_stamp
+from engine.checkpoints import FORMAT, difference, load_checkpoint, read_stamp
 from engine.machine import hardware, quicken
 from engine.options import SIZE
 from trainer import DivergedError, Trainer
@@ -37,12 +37,12 @@ class Run:
     args: argparse.Namespace
     documents: CharCorruptionDataset
     settings: dict[str, Any]
-    is_complete: bool = False  # --resume has found its parameters
+    pretraining: dict[str, Any] | None = None  # that of the parameters it starts from, as far as they say
+    is_complete: bool = False  # --resume found the finished parameters of this run
     result: Training | None = None
 
     def stamp(self) -> dict[str, Any]:
         """How the parameters were made; travels with them (see `checkpoints.save_params`)."""
-        start = self.args.reading_params_path
         return {
             "vocabulary": fingerprint("".join(self.documents.itos.values())),
             "corpus_path": self.args.pretrain_corpus_path,
@@ -50,7 +50,7 @@ class Run:
             "settings": self.settings | {"precision": self.trainer.config.precision},
             "hardware": hardware(self.trainer.device),
             "training": asdict(self.training()),
-            "pretraining": read_stamp(start).get("training") if start else None,
+            "pretraining": self.pretraining,
         }
 
     def training(self) -> Training:
@@ -70,7 +70,9 @@ def around(trainer: Trainer, args: argparse.Namespace, documents: CharCorruption
         KeyboardInterrupt: the run was told to stop by a signal (Ctrl-C, SIGTERM and others).
         UserError: the loss diverged.
     """
-    run = Run(trainer, args, documents, settings_of(args, trainer))
+    start = args.reading_params_path  # read now: it may be gone at the end
+    earlier = read_stamp(start).get("training") if start else None
+    run = Run(trainer, args, documents, settings_of(args, trainer), earlier)
     path = args.checkpoint_path
     if args.resume and (done := finished(args.writing_params_path, run.settings, path)):
         path.unlink(missing_ok=True)
@@ -150,14 +152,14 @@ def settings_of(args: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
 
 
 def finished(params_path: str, settings: dict[str, Any], checkpoint: Path) -> Training | None:
-    """The training that made the parameters, if its settings were these; else a line says what differs."""
+    """The training that made the parameters, if its settings were these; else None, and a line says why."""
     if not Path(params_path).exists():
         return None
     try:
         stamp = read_stamp(params_path)
     except UserError:  # not a parameter file; it is replaced in the end
         stamp = {}
-    if "settings" in stamp and "training" in stamp and "format" in stamp:
+    if "settings" in stamp and "training" in stamp and stamp.get("format") == FORMAT:
         what = difference(stamp["settings"], settings)
         if what is None:
             return Training(**stamp["training"])

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset
 
 from batches import Examples
 from dataset import CharCorruptionDataset, encode
@@ -22,11 +22,12 @@ NAME_AND_COMMA = re.compile(r"[^\W\d_a-z][\w'.-]*(?: [^\W\d_a-z][\w'.-]*)*, $") 
 PART_OF_A_NAME = re.compile(r"-| [^\W\d_a-z]|\.\w")  # behind "Saint" in "Saint-Denis", "Los" in "Los Angeles"
 MONTH = re.compile("January|February|March|April|May|June|July|August|September|October|November|December")
 BEHIND_BORN = 80  # characters between "born" and the place
+BEFORE = 80  # characters of a document that are read to tell whether a word is a place
 
 
 def is_place(word: re.Match, document: str) -> bool:
     """Whether a word is where places usually are: after "in", a year ..., or after a comma after such a place."""
-    before = document[: word.start()]
+    before = document[max(0, word.start() - BEFORE) : word.start()]
     chain = NAME_AND_COMMA.search(before)
     return bool(BEFORE_A_PLACE.search(before) or (chain and BEFORE_A_PLACE.search(before, 0, chain.start())))
 
@@ -66,9 +67,10 @@ def new_words(document: str) -> tuple[int, list[tuple[int, int]], list[int]]:
 
 
 def first_place(document: str, longest: int) -> tuple[int, int, int] | None:
-    """The length of a document's title, and (start, length) of the first place within so many characters.
+    """The length of a document's title, and (start, length) of its place within the first `longest` characters.
 
-    Without a place, of the first new word; None if there is neither, or if it follows the title at once.
+    That is the place that `new_words` puts first; if it lies beyond them, the first other place in the text; without
+    one, the first new word. None if there is none of these, or if it follows the title at once.
     """
     title, words, kinds = new_words(document)
     within = [(kind, word) for kind, word in zip(kinds, words, strict=True) if sum(word) <= longest]
@@ -152,8 +154,9 @@ class Cut:
 class Excerpts(CharCorruptionDataset):
     """NOT the handout's span corruption: a document's title and a few characters around one new word.
 
-    So every example resembles a question. The loss is on the word and the last MASK only. Words beyond the longest
-    truncation are asked for as well. A document without a new word is corrupted as the handout says.
+    So every example resembles a question. The loss is on the word and the last MASK only. Words of the first
+    4 * block_size characters are asked for. If none of these is new, or none fits beside the title, the handout's rule
+    applies.
     """
 
     def __init__(self, documents: CharCorruptionDataset, cut: Cut):
@@ -184,20 +187,14 @@ class Excerpts(CharCorruptionDataset):
         return encode(x[:-1], self.stoi), encode(y[1:], self.stoi)
 
 
-class Together(Dataset):
+class PaddedConcat(ConcatDataset):
     """Several datasets as one: the examples of the first, then of the next, padded to one length with PAD (0)."""
 
     def __init__(self, *parts: Examples):
-        self.parts = parts
+        super().__init__(parts)  # type: ignore[arg-type]  # which only indexes them
         self.width = max(len(part[0][0]) for part in parts)
 
-    def __len__(self) -> int:
-        return sum(map(len, self.parts))
-
     def __getitem__(self, idx: int) -> tuple[Tensor, Tensor]:
-        for part in self.parts:
-            if idx < len(part):
-                x, y = part[idx]
-                return F.pad(x, (0, self.width - len(x))), F.pad(y, (0, self.width - len(y)))
-            idx -= len(part)
-        raise IndexError(idx)
+        """(x, y), each a LongTensor of the longest part's length."""
+        x, y = super().__getitem__(idx)
+        return F.pad(x, (0, self.width - len(x))), F.pad(y, (0, self.width - len(y)))

@@ -99,7 +99,7 @@ def list_changes(names: list[str], predictions: dict[str, list[str]], right: dic
     for i in changed:
         gain = right[REWORDED][i] - right[ORIGINAL][i] if right else 0
         lines.append(f"  {'- +'[gain + 1]} {names[i]}: {before[i]} -> {after[i]}")
-    for wording in predictions if len(predictions) > 2 else ():
+    for wording in list(predictions)[2:]:
         differ = sum(a != b for a, b in zip(before, predictions[wording], strict=True))
         accuracy = share(sum(right[wording]), len(names)) if right else "no answers to compare with"
         lines.append(f"{wording:31}  {differ:>3} changed  {accuracy}")
