@@ -12,7 +12,7 @@ import random
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -96,16 +96,12 @@ def calibration_error(parts: list[dict]) -> float:
     return sum(abs(p["n"] * p["confidence"] - p["right"]) for p in parts) / sum(p["n"] for p in parts)
 
 
-def accuracy_by_coverage(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """(N,): accuracy among the 1, 2, ... N answers with the most confidence."""
+def largest_coverage(confidence: np.ndarray, right: np.ndarray, least: float) -> float:
+    """The largest share of the questions, most confident first, that can be answered at this accuracy."""
     order = np.argsort(-confidence, kind="stable")
-    return right[order].cumsum() / np.arange(1, len(right) + 1)
-
-
-def largest_coverage(accuracies: np.ndarray, least: float) -> float:
-    """The largest share of the questions that can be answered, most confident first, at this accuracy."""
+    accuracies = right[order].cumsum() / np.arange(1, len(right) + 1)
     enough = np.flatnonzero(accuracies >= least - 1e-12)
-    return float(enough[-1] + 1) / len(accuracies) if len(enough) else 0.0
+    return float(enough[-1] + 1) / len(right) if len(enough) else 0.0
 
 
 # ---------------------------------------------------------------- guesses
@@ -187,6 +183,11 @@ def load(path: Path, variant: str, is_pretrained: bool, data: Path, documents: C
     return run.make_model(argparse.Namespace(**size, **args), documents).eval(), stamp
 
 
+def own_documents(documents: Sequence[str], names: Iterable[str]) -> dict[str, str]:
+    """The document about each person, by its title; "" if there is none."""
+    return {name: "\n".join(line for line in documents if line.startswith(f"{name}. ")) for name in names}
+
+
 def stands_in(place: str, document: str) -> bool:
     """Whether a document has a place as whole words."""
     return bool(place) and re.search(rf"(?<!\w){re.escape(place)}(?!\w)", document) is not None
@@ -199,14 +200,13 @@ def about_dev(
     answers, confidences = ask(model, documents, [*dev], "birth_dev.tsv")
     asked = pd.DataFrame({"name": [*dev], "truth": [*dev.values()], "answer": answers})
     right = (asked["answer"] == asked["truth"]).to_numpy()
-    own = {name: "\n".join(line for line in documents.data if line.startswith(f"{name}. ")) for name in dev}
+    own = own_documents(documents.data, dev)
     asked["right"] = right
     asked["in_document"] = [stands_in(answer, own[name]) for name, answer in zip(dev, answers, strict=True)]
     asked["in_train"] = asked["answer"].isin(train.values())
     asked["confidence"] = confidences.round(6)
-    accuracies, parts = accuracy_by_coverage(confidences, right), bins(confidences, right)
-    row = {"n": len(right), "right": right.sum(), "ece": round(calibration_error(parts), 4)}
-    row["coverage_at_90"] = round(largest_coverage(accuracies, 0.9), 4)
+    row = {"n": len(right), "right": right.sum(), "ece": round(calibration_error(bins(confidences, right)), 4)}
+    row["coverage_at_90"] = round(largest_coverage(confidences, right, 0.9), 4)
     return {
         "analysis": [row | auroc_interval(confidences, right)],
         "analysis_questions": asked.to_dict("records"),
@@ -223,7 +223,7 @@ def about_nobody(
         "analysis": [{"invented_n": len(asked), "invented_in_train": asked["answer"].isin(train.values()).sum()}],
         "analysis_invented": asked.to_dict("records"),
         "analysis_namesakes": [
-            {"people": "mixed", "same": same, **namesakes(train, mixed, guesses, word)}
+            {"same": same, **namesakes(train, mixed, guesses, word)}
             for same, word in (("surname", 1), ("first name", 0))
         ],
     }

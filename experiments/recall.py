@@ -33,7 +33,7 @@ from engine import options
 from engine.checkpoints import read_stamp
 from engine.machine import hardware, pick_device, pick_precision
 from engine.recipes import MAIN_RECIPE, RECIPES, apply
-from experiments.confidence import confidence, read_places, stands_in
+from experiments.confidence import confidence, own_documents, read_places, stands_in
 from report import rows
 from report.experiment_tables import STEPS
 from report.tables import PRETRAINED, percent
@@ -62,7 +62,7 @@ SMOOTHED = 230  # each loss is the mean of the steps around it, half of them bef
 def train(args: argparse.Namespace) -> None:
     """Train one model, unless it has its rows: `accuracy` adds a row of it, `learning` one after every epoch."""
     run_of, what, changes = {"recipe": args.recipe, "variant": args.variant, "seed": args.seed}, {}, []
-    if args.epochs and args.epochs != RECIPES[args.recipe].pretrain.max_epochs:
+    if args.epochs is not None and args.epochs != (RECIPES[args.recipe].pretrain.max_epochs or 650):
         what["epochs"] = args.epochs
         changes.append(f"pretrain.max_epochs={args.epochs}")
     if args.change:
@@ -105,7 +105,8 @@ class Probe(Callback):
         self.row, self.results = row, results
         self.documents = CharCorruptionDataset(read_text(data / "wiki.txt"), 128, str(data / "wiki.txt"))
         places = read_places(data / "birth_dev.tsv")
-        self.places = {who: place for who, place in places.items() if document_with(self.documents, who, place)}
+        own = own_documents(self.documents.data, places)
+        self.places = {who: place for who, place in places.items() if stands_in(place, own[who])}
 
     def trainer(self, *args) -> Trainer:
         """A Trainer that tells this probe when an epoch ends."""
@@ -123,12 +124,7 @@ class Probe(Callback):
         rows.add("learning", self.row | epoch | found, self.results)
 
 
-def document_with(documents: CharCorruptionDataset, name: str, place: str) -> bool:
-    """Whether there is a document about somebody, with a place in it."""
-    return any(document.startswith(f"{name}. ") and stands_in(place, document) for document in documents.data)
-
-
-# ---------------------------------------------------------------- what trainings have left
+# ---------------------------------------------------------------- reading finished trainings
 
 
 def exposures(args: argparse.Namespace) -> None:
@@ -140,8 +136,9 @@ def exposures(args: argparse.Namespace) -> None:
         if fingerprint(text) != settings["corpus"]:
             raise UserError(f"{args.data / 'wiki.txt'}: is not the corpus of {folder}; name the right one with --data")
         asked, correct = times_asked(settings, documents, people), defaultdict(list)
-        predictions = (folder / f"{settings['variant']}.pretrain.dev.predictions").read_text("utf-8").split("\n")
-        for (name, place), prediction in zip(people.items(), predictions, strict=False):
+        predictions = (folder / f"{settings['variant']}.pretrain.dev.predictions").read_text("utf-8")
+        answers = predictions.removesuffix("\n").split("\n")
+        for (name, place), prediction in zip(people.items(), answers, strict=True):
             correct[asked[name]].append(prediction == place)
         row["epochs"] = settings["max_epochs"]
         counts = [{"times": times, "n": len(found), "right": sum(found)} for times, found in sorted(correct.items())]
@@ -213,6 +210,8 @@ def pretraining(folder: Path, args: argparse.Namespace) -> tuple[dict, dict]:
     found = sorted(folder.glob("*.pretrain.params"))
     if not found:
         raise UserError(f"{folder}: holds no parameters of a pretraining; give a folder under expt/recall/")
+    if folder.resolve().name.endswith(tuple(re.sub(r"\W+", "_", change) for change in ABLATIONS)):
+        raise UserError(f"{folder}: is of a changed recipe; its rows would replace those of the recipe as it is")
     stamp = read_stamp(found[0])
     settings, command = stamp["settings"], f"python experiments/recall.py {args.command} FOLDER"
     made = {"hardware": stamp["hardware"], "precision": settings["precision"]}

@@ -1,9 +1,9 @@
-"""Speedup of run.py over the plain computation, and of each of its tricks.
+"""Speedup of run.py over the plain computation, and what each of its settings does.
 
     python experiments/speed.py
 
 On this CPU, in turn in one process: a pretraining step at the handout's batch by the plain path (whole padded batches,
-float32, nn.Dropout) and the way `run.py` computes it, then with one of its tricks left out; and questions one at a time
+float32, nn.Dropout) and the way `run.py` computes it, then with one setting changed; and questions one at a time
 and all together. The rows go to results/speed.csv. Takes about ten minutes.
 """
 
@@ -31,6 +31,7 @@ BLOCK = 128
 PLAIN = TrainerConfig(batch_size=128, learning_rate=6e-3, lr_decay=True, warmup_tokens=512 * 20)
 AS_RUN = argparse.Namespace(precision="auto", resume=False, device=CPU)  # flags of run.py
 ROUNDS = 6
+ASKED_ALONE = 100  # questions that are asked the plain way
 
 
 class Clock(Callback):
@@ -82,7 +83,7 @@ def measure_steps(documents: CharCorruptionDataset, variant: str, config: Traine
 
 
 def measure_tricks(documents: CharCorruptionDataset, quick: TrainerConfig) -> list[dict]:
-    """How much longer a step of rope takes with one trick left out, as a ratio."""
+    """Time of a step of rope with one setting changed, relative to the quick step."""
     ways = {
         "all": (quick, True),
         "without quick dropout": (quick, False),
@@ -97,7 +98,7 @@ def measure_tricks(documents: CharCorruptionDataset, quick: TrainerConfig) -> li
     return [row | {"change": name, "ratio": round(seconds / everything, 2)} for name, seconds in found.items()]
 
 
-def measure_answers(documents: CharCorruptionDataset, folder: Path, plain_count: int = 100) -> dict:
+def measure_answers(documents: CharCorruptionDataset, folder: Path) -> dict:
     """A question of dev, asked alone and with all others; float32.
 
     The model has seen the training pairs, so that it answers with a place and a MASK, where the quick way stops.
@@ -110,12 +111,12 @@ def measure_answers(documents: CharCorruptionDataset, folder: Path, plain_count:
     known = ["".join(c for c in question if c in documents.stoi) for question in questions]
     prompts = [encode(question + MASK_CHAR, documents.stoi) for question in known]
     start = time.perf_counter()
-    for prompt in prompts[:plain_count]:
+    for prompt in prompts[:ASKED_ALONE]:
         sample(model, prompt[None], ANSWER_LENGTH)
     middle = time.perf_counter()
     texts = generate(model, prompts, ANSWER_LENGTH, BLOCK, stop=documents.stoi[MASK_CHAR])
     end = time.perf_counter()
-    plain, quick = (middle - start) / len(prompts[:plain_count]), (end - middle) / len(prompts)
+    plain, quick = (middle - start) / len(prompts[:ASKED_ALONE]), (end - middle) / len(prompts)
     added = sum(map(len, texts)) - sum(map(len, prompts))
     return {
         "what": "a question",

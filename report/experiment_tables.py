@@ -1,9 +1,7 @@
 """Tables of the experiments, made from their rows."""
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +16,6 @@ STUDENTS = {
     "rope": ((2.74, 2.10, 1.40, 1.06, 0.82, 0.58, 0.48, 0.475), (2.75, 2.16, 1.47, 1.06, 0.83, 0.59, 0.49, 0.486)),
     "vanilla": ((2.92, 2.55, 2.24, 1.48, 0.94, 0.62, 0.50, 0.494), (2.95, 2.59, 2.36, 1.53, 0.98, 0.66, 0.53, 0.525)),
 }
-TIMES_ASKED = (0, 1, 4, 8, 12, 20, 30, 40, 60, 100, 200, math.inf)  # limits of the ranges
 
 
 def lines(found: pd.DataFrame, heads: str, line: str) -> pd.DataFrame:
@@ -43,18 +40,6 @@ def ablation(folder: Path) -> pd.DataFrame:
     run = ["data", "variant", "recipe", "epochs", "change"]
     columns = (*run, *SEEDS, "minutes (plain step)", "loss", "hardware")
     return table(grouped(found, *run, "hardware", "precision"), columns)
-
-
-def exposure_bins(folder: Path) -> pd.DataFrame:
-    """Ranges of how often the pretraining asked for a place, all seeds of a run together, and how many were right."""
-    found = rows.read("exposures", folder)
-    if found.empty:
-        return found
-    found["range"] = pd.cut(found["times"], TIMES_ASKED, right=False)
-    found["all_times"] = found["times"] * found["n"]
-    run = [*rows.RUN[:-1], "epochs", "corpus"]
-    bins = found.groupby([*run, "range"], observed=True, as_index=False)[["all_times", "n", "right"]].sum()
-    return bins.assign(mean=bins["all_times"] / bins["n"], share=bins["right"] / bins["n"])
 
 
 def losses(folder: Path) -> pd.DataFrame:
@@ -97,11 +82,6 @@ def read_analysis(folder: Path, table: str = "analysis") -> pd.DataFrame:
     return found.assign(told=[f"{r.model}; {r.data}, {r.recipe}, seed {r.seed}" for r in found.itertuples()])
 
 
-def by_chance(row: Mapping[str, Any], name: str) -> str:
-    """The share expected by chance, with its 95 % range: the columns NAME, NAME_low, NAME_high."""
-    return f"{row[name]:.1%} ({100 * row[f'{name}_low']:.1f} to {100 * row[f'{name}_high']:.1f})"
-
-
 def confidence(folder: Path) -> pd.DataFrame:
     """How far a model's confidence can be relied on."""
     found, asked = read_analysis(folder), read_analysis(folder, "analysis_questions")
@@ -140,7 +120,7 @@ def kinds(folder: Path) -> pd.DataFrame:
 
 
 def robustness(folder: Path) -> pd.DataFrame:
-    """What the slow tests have found."""
+    """Findings of the slow tests."""
     return lines(rows.read("robustness", folder), "command | found", "`{command}` | {found} ({hardware})")
 
 
@@ -157,7 +137,7 @@ def speed(folder: Path) -> pd.DataFrame:
 
 
 def tricks(folder: Path) -> pd.DataFrame:
-    """What a step takes with one trick left out."""
+    """Time of a step of rope with one setting changed, relative to the quick step."""
     found = rows.read("speed", folder)
     found = found[found["what"].str.startswith("a step, one")]
     return lines(found, "a step of rope | time / quick step", "{change} | {ratio:g}")

@@ -13,7 +13,9 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import LogLocator, NullLocator
 
 from engine.recipes import MAIN_RECIPE
+from engine.wordings import wilson_interval
 from experiments.confidence import bins
+from experiments.positions import sinusoids as embeddings
 from report import experiment_tables, rows, tables
 from report.tables import grouped
 from utils import atomic_write
@@ -40,6 +42,7 @@ mpl.rcParams.update(
         "pdf.fonttype": 42,  # whole fonts, so that the text of a PDF can be searched
     }
 )
+TIMES_ASKED = (0, 1, 4, 8, 12, 20, 30, 40, 60, 100, 200, np.inf)  # limits of the ranges of `exposures`
 CORRECT = "correct dev answers, % (95 % interval)"
 
 
@@ -55,7 +58,7 @@ def save(figure: Figure | None, path: Path) -> None:
 
 def reach(share: float, n: int) -> tuple[float, float, float]:
     """A share in per cent, and how far its 95 % interval (Wilson) reaches down and up."""
-    low, high = tables.wilson(share, n)
+    low, high = wilson_interval(share * n, n)
     return 100 * share, max(0.0, 100 * (share - low)), max(0.0, 100 * (high - share))
 
 
@@ -198,7 +201,7 @@ def panels(titles: Sequence[str], x: str, y: str, heading: str = "", height: flo
 
 
 def legend(figure: Figure) -> None:
-    """What the lines are, below the panels, where it cannot be taken for data."""
+    """A legend below the panels."""
     lines = {name: line for axes in figure.axes for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(lines.values(), lines, loc="outside lower center", ncols=2)
 
@@ -255,16 +258,21 @@ def curve(folder: Path, data: str | None = None) -> Figure | None:
 
 def exposures(folder: Path) -> Figure | None:
     """Accuracy by how often the pretraining asked for the place, without ranges of few people."""
-    found = of_one_data(experiment_tables.exposure_bins(folder), None)
-    if len(found):
-        found = found[found["n"] >= 20].sort_values("variant", ascending=False, kind="stable")
-    runs = grouped(found, "variant", "recipe", "epochs")
+    found = of_one_data(rows.read("exposures", folder), None)
+    if found.empty:
+        return None
+    found["range"] = pd.cut(found["times"], TIMES_ASKED, right=False)
+    found["asked"] = found["times"] * found["n"]
+    run = ["variant", "recipe", "epochs"]
+    ranges = found.groupby([*run, "range"], observed=True, as_index=False)[["asked", "n", "right"]].sum()
+    ranges = ranges[ranges["n"] >= 20].sort_values("variant", ascending=False, kind="stable")
+    runs = grouped(ranges, *run)
     if not runs:
         return None
     titles = ["{variant}, recipe {recipe}, {epochs:.0f} epochs".format(**run.iloc[0]) for run in runs]
     figure, panel = panels(titles, "times that the pretraining asked for the place", CORRECT, rows.about_data(found))
-    for axes, run in zip(panel, runs, strict=True):
-        intervals(axes, run["mean"], run["share"], run["n"])
+    for axes, part in zip(panel, runs, strict=True):
+        intervals(axes, part["asked"] / part["n"], part["right"] / part["n"], part["n"])
     axes.set_ylim(0, 100)
     return figure
 
@@ -342,7 +350,7 @@ def analysis(folder: Path, data: str | None = None) -> Figure | None:
     return figure
 
 
-# ---------------------------------------------------------------- of the report alone
+# ---------------------------------------------------------------- figures for the report
 
 COLUMNS = 84  # of the console
 
@@ -360,17 +368,16 @@ def console(text: str) -> Figure:
     return figure
 
 
-def sinusoids(length: int = 128, width: int = 256) -> Figure:
+def sinusoids() -> Figure:
     """The embedding of part 1(b) as a map, and how far positions lie from the first one."""
-    angles = np.arange(1001)[:, None] * 10000.0 ** (-np.arange(0, width, 2) / width)  # (positions, pairs)
-    pairs = np.stack((np.sin(angles), np.cos(angles)), axis=-1)  # (positions, pairs, 2)
+    values = embeddings(1001, 256).numpy()  # (positions, features)
+    pairs = values.reshape(1001, 128, 2)  # (positions, pairs, sine and cosine)
     figure = Figure(figsize=(6.46, 2.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    values = pairs[:length].reshape(length, width)
-    figure.colorbar(left.imshow(values, aspect="auto", cmap="RdBu", vmin=-1, vmax=1, rasterized=True), ax=left)
+    figure.colorbar(left.imshow(values[:128], aspect="auto", cmap="RdBu", vmin=-1, vmax=1, rasterized=True), ax=left)
     left.grid(visible=False)
     left.set(xlabel="feature", ylabel="position t")
-    for count, colour, name, height in ((1, RED, "first pair", 2e-5), (width // 2, BLUE, "all pairs", 4.5)):
+    for count, colour, name, height in ((1, RED, "first pair", 2e-5), (128, BLUE, "all pairs", 4.5)):
         apart = np.linalg.norm((pairs[1:] - pairs[0])[:, :count], axis=(1, 2))
         right.semilogy(range(1, 1001), apart, ".", color=colour, markersize=2)
         right.text(500, height, name, color=colour, ha="center")

@@ -4,7 +4,8 @@
 
 The words stand in report/report.tex. From the rows of one run come numbers.tex (a macro a number), the tables, and the
 figures. A result that is missing, or is about other data than the files, is an error that names the command which makes
-it. What an experiment of its own has measured (positions) comes from results/ for every run.
+it. What experiments of their own have measured (positions, learning, what was left out) comes from results/ for every
+run.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from report import experiment_tables, figures, rows, settings, tables
 from report.tables import BARS, MODELS, PRETRAINED, REWORDED_4A, SHARES, WORDINGS, latex, percent, tex
 from utils import MASK_CHAR, UserError, cli, fingerprint, read_text, write_text
 
-# The macros' names of MODELS.
+# Prefix of the macros about each model.
 SHORT = dict(zip(MODELS, ("scratch", "london", "vanilla", "rope", "reworded"), strict=True))
 PHRASES = {"bornLines": "born", "birthplaceLines": "birthplace of"}  # counted in the documents, in capitals or not
 EXAMPLES = 3  # of answers and replies that are shown
@@ -229,7 +230,7 @@ def trainings(run: Run) -> dict[str, str]:
         "fewEpochs": f"{config.few_epochs}",
         "fewSteps": f"{few}",
         "vanillaFirstLoss": f"{vanilla.iloc[0]:.2f}",
-        "vanillaFewLoss": f"{vanilla.loc[:few].min():.2f}",
+        "vanillaFewLoss": tables.shown(vanilla.loc[:few].min(), "{:.2f}"),  # no such steps: NaN
         "vanillaJumpLoss": f"{vanilla.loc[few:].max():.2f}",
         "vanillaLastLoss": f"{vanilla.iloc[-1]:.2f}",
         "ropeLastLoss": f"{rope.iloc[-1]:.2f}",
@@ -266,11 +267,20 @@ def kind_of_span(prefix: str, suffix: str, span: str) -> str:
     return where.get((len(prefix), len(span)), "Other")
 
 
+def needed(found: pd.DataFrame, command: str) -> pd.DataFrame:
+    """The project's own rows of an experiment. UserError: there are none."""
+    if found.empty:
+        raise UserError(f"{rows.RESULTS}: lacks rows that the report quotes; run `python experiments/{command}`")
+    return found
+
+
 def left_out(_: Run) -> dict[str, str]:
     """Part 3(a): the main recipe's vanilla model without excerpts, after one epoch, and as it is (own data)."""
     found = rows.read("accuracy")  # the project's rows, whatever run the report is about
     found = found[(found["recipe"] == MAIN_RECIPE) & (found["model"] == PRETRAINED[0]) & (found["data"] == "own")]
-    alone = found[found["change"] == "finetuning on the pairs alone"].iloc[0]
+    change = "finetuning on the pairs alone"
+    command = f"recall.py accuracy --variant vanilla --change '{change}'"
+    alone = needed(found[found["change"] == change], command).iloc[0]
     found = found[(found["change"] == "") & (found["seed"] == alone["seed"])]
     return {
         "leftOutSeed": f"{alone['seed']:.0f}",
@@ -282,7 +292,7 @@ def left_out(_: Run) -> dict[str, str]:
 
 def learning(_: Run) -> dict[str, str]:
     """Part 2(f): the loss on dev birthplaces along a pretraining, from the project's rows."""
-    found = experiment_tables.select_learning(rows.RESULTS)
+    found = needed(experiment_tables.select_learning(rows.RESULTS), "recall.py learning")
     found = found[found["change"] == ""].set_index("epoch")["place_loss"]
     few = found.index.max() // 3  # epochs on few documents
     return {
@@ -294,7 +304,7 @@ def learning(_: Run) -> dict[str, str]:
 
 def order(run: Run) -> dict[str, str]:
     """Part 1(a): how well the next character is predicted with each kind of positions, and without any context."""
-    found = experiment_tables.select_positions(rows.RESULTS)
+    found = needed(experiment_tables.select_positions(rows.RESULTS), "positions.py")
     found = found[(found["first"] > 32) & (found["last"] <= 64)]  # the second half of the trained window
     losses = found.groupby("positions", observed=True)["loss"].mean()
     macros = {f"{kind}Positions": f"{loss:.2f}" for kind, loss in losses.items()}
@@ -393,11 +403,12 @@ def strategy(run: Run) -> dict[str, str]:
     macros["languageChance"] = "{:.0f} (95\\,\\%: {:.0f} to {:.0f})".format(
         np.mean(chance), *np.percentile(chance, [2.5, 97.5])
     )
-    mixed = namesakes[namesakes["people"] == "mixed"].set_index("same")
+    mixed = namesakes.set_index("same")
     for name, same in (("surname", "surname"), ("firstName", "first name")):
         found = mixed.loc[same]
         macros[f"{name}Share"] = tex(percent(found["hits"] / found["n"], found["n"]))
-        macros[f"{name}Chance"] = tex(experiment_tables.by_chance(found, "chance"))
+        low, high = 100 * found["chance_low"], 100 * found["chance_high"]
+        macros[f"{name}Chance"] = tex(f"{found['chance']:.1%} ({low:.1f} to {high:.1f})")
     return macros | {"mixedCount": f"{mixed['n'].iloc[0]:.0f}"}
 
 
@@ -408,7 +419,7 @@ def pairs_alike(languages: pd.Series, answers: Iterable[str]) -> int:
 
 
 def texts(run: Run) -> dict[str, str]:
-    """What the data files hold."""
+    """Counts from the data files."""
     documents = [line.lower() for line in read_text(run.data / "wiki.txt").split("\n") if line.strip()]
     counts = {name: sum(words in line for line in documents) for name, words in PHRASES.items()}
     counts |= {"documents": len(documents)}
@@ -429,18 +440,14 @@ def accuracy_table(run: Run) -> str:
     return latex(tables.table(models, ("model", "dev (95 %)", "test (95 %)", "minutes")), "lllr")
 
 
-def other_runs(run: Run) -> list[pd.DataFrame]:
+def other_table(run: Run) -> str:
     """The pretrained models of all other runs, and this run's where it has further seeds."""
     models = tables.read_pretrained(run.folder)
     groups = tables.grouped(models, "model", "data", "recipe", "hardware", "precision")
-    this = (run.name, run.recipe, run.seed)
-    return [group for group in groups if [this] != list(group[["data", "recipe", "seed"]].itertuples(False, None))]
-
-
-def other_table(run: Run) -> str:
-    """Pretrained models by other recipes, on other data and with other seeds."""
+    this = [(run.name, run.recipe, run.seed)]
+    others = [group for group in groups if this != list(group[["data", "recipe", "seed"]].itertuples(False, None))]
     columns = ("model", "data", "recipe", "seeds", "dev (95 %)", "range", "test (95 %)")
-    return latex(tables.table(other_runs(run), columns), "lllllll")
+    return latex(tables.table(others, columns), "lllllll")
 
 
 def listed(found: pd.DataFrame, heads: dict[str, str], columns: str) -> str:

@@ -7,6 +7,7 @@ and the replies to modern_llm_replies for each, and draws the figure of part 4 a
 """
 
 import argparse
+import shlex
 import sys
 from itertools import product
 from pathlib import Path
@@ -26,7 +27,7 @@ CELLS = {
 
 
 def measured(settings: dict, notes: list[dict], original: list[dict]) -> dict:
-    """What the scored replies of a record tell: accuracies, and McNemar's test against the original wording."""
+    """A row from the scored replies of a record: accuracies, and McNemar's test against the original wording."""
     prompt, template = CELLS[settings["message"]]
     found = {"model": settings["model"], "prompt": prompt, "template": template, "n": len(notes)}
     for kind in ("exact", "normalised"):
@@ -70,7 +71,9 @@ def main(argv: list[str] | None = None) -> int:
         )
     for (model, prompt, _), (settings, notes) in found.items():
         made = {"hardware": settings.get("hardware"), "precision": settings["precision"]}
-        command = f"make llm LLM={model}" if "/" in model else "make llm"  # of a file only the name is known
+        path = model if "/" in model else "" if model.startswith("SmolLM2-135M-Instruct") else "PATH"
+        command = "make llm" + (f" LLM={path}" if path else "")
+        command += "" if name == "own" else f" DATA=FOLDER DATA_NAME={shlex.quote(name)}"
         made = rows.provenance(command, name, corpus, **made)
         _, original = found.get((model, prompt, "original"), (None, []))
         rows.add("modern_llm_replies", [made | reply for reply in reply_rows(settings, notes, names)], args.results)

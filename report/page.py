@@ -1,11 +1,11 @@
-"""What is shown of the rows, and one page for the browser: every dev question with the models' answers.
+"""Writes the tables, the figures and index.html, a page of every dev question with the models' answers.
 
     python report/page.py [--results FOLDER] [--data FOLDER] [--data_name own] [--recipe fast]
 
 draws the figures beside the rows and writes index.html; of results/, it also puts the tables into README.md and the
 other pages. index.html is one file that loads nothing, made from report/page.html. The questions are those of
-experiments/confidence.py. What the rows hold of a person beside that can be opened: the reworded question's answer
-(make run), an LLM's replies (make llm), and the person's document, if it is that of the corpus in the folder of data.
+experiments/confidence.py. Opening a person shows the answer to the reworded question (make run), an LLM's replies (make
+llm), and the person's document, if the corpus in the folder of data is the one that the models were trained on.
 """
 
 import argparse
@@ -28,9 +28,23 @@ from utils import UserError, cli, fingerprint, read_text, write_text
 
 # The tables that stand on pages, by the names of their marks.
 TABLES: dict[str, Callable[[Path], pd.DataFrame]]
-TABLES = {make.__name__: make for make in (tables.results, tables.all_results, tables.modern_llm)}
-experiments = "ablation", "losses", "confidence", "kinds", "robustness", "speed", "tricks", "processes", "beside"
-TABLES |= {name: getattr(experiment_tables, name) for name in experiments}
+TABLES = {
+    make.__name__: make
+    for make in (
+        tables.results,
+        tables.all_results,
+        tables.modern_llm,
+        experiment_tables.ablation,
+        experiment_tables.losses,
+        experiment_tables.confidence,
+        experiment_tables.kinds,
+        experiment_tables.robustness,
+        experiment_tables.speed,
+        experiment_tables.tricks,
+        experiment_tables.processes,
+        experiment_tables.beside,
+    )
+}
 COLUMNS = ("model", "seeds", "dev (95 %)", "test (95 %)", "bar", "seconds", "hardware")
 ASKED = ("rope, pretrained", "vanilla, pretrained", "vanilla without pretraining")
 # Figures of one data set, and their captions.
@@ -131,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--recipe", default=MAIN_RECIPE, help="whose models are shown (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.results.resolve() == rows.RESULTS:
-        tables.fill({name: tables.shown_on_page(make, rows.RESULTS) for name, make in TABLES.items()})
+        tables.fill({name: tables.markdown(make(rows.RESULTS)) for name, make in TABLES.items()})
     figures.draw(args.results, args.data_name, args.recipe)
     write_text(args.results / "index.html", page(args.results, args.data, args.data_name, args.recipe))
     return 0

@@ -51,7 +51,7 @@ KEYS = {
 }
 # Columns that hold text; all others hold numbers, or True and False.
 TEXT = {name for key in KEYS.values() for name in key} - {"seed", "epochs", "epoch", "n"}
-TEXT |= {*PROVENANCE, "name", "truth", "answer", "people", "same", "questions", "found", "torch"}
+TEXT |= {*PROVENANCE, "name", "truth", "answer", "same", "questions", "found", "torch"}
 TEXT |= {"what", "size", "way", "reworded_answer", "reply", "place"}
 REMEDY = "restore the file from git, or delete the line"
 
@@ -63,17 +63,15 @@ def add(table: str, lines: dict | Sequence[dict], folder: Path = RESULTS) -> Pat
     """Add rows to a table; rows with the same key (see KEYS) are replaced.
 
     The table is locked meanwhile, so that several processes may add at once, and written whole or not at all. The
-    other rows stay as they are, character for character. None and NaN are unknown: an empty cell. Zero bytes, which an
-    LLM may reply, are left out, since no text file may hold them.
+    other rows keep their values. None and NaN are unknown: an empty cell. Zero bytes, which an LLM may reply, are left
+    out, since no text file may hold them; a carriage return becomes a blank.
 
     Args:
         lines: a row, or all rows of one run, by column; those of `provenance` among them.
     """
     path, key = Path(folder) / f"{table}.csv", KEYS[table]
     lines = [lines] if isinstance(lines, dict) else lines
-    new = [
-        {name: "" if pd.isna(value) else str(value).replace("\0", "") for name, value in line.items()} for line in lines
-    ]
+    new = [{name: cell(value) for name, value in line.items()} for line in lines]
 
     def key_of(line: dict[str, str]) -> tuple[str, ...]:
         return tuple(line.get(name, "") for name in key)
@@ -88,6 +86,11 @@ def add(table: str, lines: dict | Sequence[dict], folder: Path = RESULTS) -> Pat
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); give another folder of results") from None
     return path
+
+
+def cell(value: object) -> str:
+    """The text of a cell."""
+    return "" if pd.isna(value) else str(value).translate({0: None, ord("\r"): " "})
 
 
 def _as_csv(lines: Sequence[dict[str, str]], key: Sequence[str]) -> str:
@@ -154,18 +157,18 @@ def data_name(folder: Path) -> str:
     return "own" if all(read_text(folder / name) == ours[ROOT / name].decode() for name in DATA_FILES) else "other"
 
 
-def flags(results: Path | None = RESULTS) -> argparse.ArgumentParser:
+def flags(results: Path = RESULTS) -> argparse.ArgumentParser:
     """The flags of programs that add rows, or show those of one data set."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--data", type=Path, default=ROOT, help="folder of the data files (default: the project)")
     parser.add_argument("--data_name", help="name of the data in the rows (default: own, or other)")
-    place = "results" if results == RESULTS else "expt/results"
+    place = results.relative_to(ROOT)
     parser.add_argument("--results", type=Path, default=results, help=f"folder of the rows (default: {place})")
     return parser
 
 
 def version(corpora: Iterable[str]) -> str:
-    """What to say of our own data's corpus, given the rows' fingerprints of it: nothing if they are of today's."""
+    """Which version of our own corpus rows are about, for titles; empty if it is today's."""
     known = set(corpora)
     if known == {fingerprint(read_text(ROOT / "wiki.txt"))}:
         return ""
@@ -207,15 +210,15 @@ def read(table: str, folder: Path = RESULTS) -> pd.DataFrame:
 def _cells(path: Path, key: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """The lines of a table with their numbers. UserError: naming the line that does not fit the header."""
     reader, lines = csv.DictReader(io.StringIO(read_text(path)), strict=True), []
-    if lacking := [name for name in key if name not in reader.fieldnames]:
-        raise UserError(f"{path}, line 1: the header lacks {lacking[0]}; {REMEDY}")
     try:
+        if lacking := [name for name in key if name not in reader.fieldnames]:
+            raise UserError(f"{path}, line 1: the header lacks {lacking[0]}; {REMEDY}")
         for line in reader:
             if None in line or None in line.values():
                 raise UserError(f"{path}, line {reader.line_num}: wrong number of cells; {REMEDY}")
             lines.append((reader.line_num, line))
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}; {REMEDY}") from None
+        raise UserError(f"{path}, line {max(1, reader.line_num)}: {error}; {REMEDY}") from None
     return lines
 
 
@@ -226,9 +229,8 @@ def is_current(rows: pd.DataFrame) -> pd.Series:
 
 
 def select(rows: pd.DataFrame, **wanted: object) -> pd.DataFrame:
-    """The rows that have the wanted values (None: any), of one machine: the one with most rows, or else the latest."""
+    """The rows that have the wanted values, of one machine: the one with most rows, or else the latest."""
     for name, value in wanted.items():
-        if value is not None:
-            rows = rows[rows[name] == value]
+        rows = rows[rows[name] == value]
     machines = [group for _, group in rows.groupby(["hardware", "precision"], sort=False)]
     return max(machines, key=lambda group: (len(group), group["date"].max()), default=rows)

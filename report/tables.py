@@ -6,7 +6,7 @@ tables between the marks <!-- NAME --> and <!-- /NAME --> of README.md and the o
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -71,19 +71,14 @@ def latex(table: pd.DataFrame, columns: str) -> str:
 # ---------------------------------------------------------------- cells
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share of n questions (Wilson), or of a mean over seeds, whose count need not be whole."""
-    return wilson_interval(share * n, n)
-
-
 def shown(value: float, form: str) -> str:
     """A number in a format; - for NaN."""
     return "-" if pd.isna(value) else form.format(value)
 
 
 def percent(share: float, n: int) -> str:
-    """A share with its 95 % interval, in per cent; - for NaN."""
-    low, high = wilson(share, n)
+    """A share with its 95 % interval, in per cent; - for NaN. (Of a mean over seeds the count need not be whole.)"""
+    low, high = wilson_interval(share * n, n)
     return shown(share, f"{share:.1%} ({100 * low:.1f} to {100 * high:.1f})")
 
 
@@ -96,7 +91,7 @@ def student(values: Sequence[float]) -> tuple[float, float]:
 
 
 def machine(group: pd.DataFrame) -> str:
-    """On what rows were made, and how matrix products were rounded."""
+    """Hardware and precision of the rows."""
     return ", ".join(filter(None, group.iloc[0][["hardware", "precision"]])) or "-"
 
 
@@ -174,7 +169,7 @@ def read_models(folder: Path, changed: bool = False) -> pd.DataFrame:
 
 
 def read_pretrained(folder: Path, changed: bool = False) -> pd.DataFrame:
-    """Those of `read_models` that are about PRETRAINED models."""
+    """The rows of `read_models` about pretrained models."""
     models = read_models(folder, changed)
     return models[models["model"].isin(PRETRAINED)]
 
@@ -247,15 +242,6 @@ def modern_llm(folder: Path) -> pd.DataFrame:
 
 
 # ---------------------------------------------------------------- pages
-
-
-def shown_on_page(make: Callable[[Path], pd.DataFrame], folder: Path) -> str:
-    """A table in Markdown, or that there are no rows for it."""
-    try:
-        found = make(folder)
-    except KeyError:  # a table without rows has no columns either
-        found = pd.DataFrame()
-    return markdown(found) if len(found) else "(no such rows in `results/`)"
 
 
 def fill(tables: dict[str, str]) -> None:

@@ -82,10 +82,11 @@ class Reproduction:
         """Pretrain or finetune, unless the same training is complete."""
         flags = {"reading_params_path": self.file(reads)} if reads else {}
         flags["writing_params_path"] = self.file(writes)
+        flags["tb_expt_name"] = f"{self.recipe}_{self.seed}"  # or TensorBoard would draw several runs as one
         if function == "finetune":
             flags["finetune_corpus_path"] = self.file("birth_places_train.tsv")
-            if reads is None:  # or TensorBoard would show it and the pretrained model as one run
-                flags["tb_expt_name"] = "nopretrain"
+            if reads is None:
+                flags["tb_expt_name"] += "_nopretrain"
         self.do(function, variant, **flags)
 
     def evaluate(self, model: str, variant: str, reads: str, name: str) -> dict:
@@ -135,11 +136,11 @@ class Reproduction:
         return self.evaluate(f"{variant}, pretrained", variant, f"{variant}.finetune.params", f"{variant}.pretrain")
 
     def loss_curve(self, variant: str) -> list[dict]:
-        """The loss of the last pretraining: a mean over each part of the steps. Empty if its log is gone."""
-        logs = sorted(Path(self.logs).glob(f"pretrain/run_{variant}_*"), key=lambda log: log.stat().st_mtime)
+        """The loss of the pretraining: a mean over each part of the steps. Empty if its log is gone."""
+        logs = sorted(Path(self.logs).glob(f"pretrain/{self.recipe}_{self.seed}_{variant}_*"))
         if not logs:
             return []
-        losses = scalars(logs[-1], "train/loss")
+        losses = scalars(logs[0], "train/loss")
         parts = np.array_split(losses, min(CURVE_POINTS, len(losses)))
         ends = np.cumsum([len(part) for part in parts])
         return [{"step": int(end), "loss": round(float(part.mean()), 4)} for end, part in zip(ends, parts, strict=True)]
@@ -196,18 +197,18 @@ def scalars(log: Path, tag: str) -> list[float]:
 def small_data(data: Path, out: Path, people: int) -> Path:
     """A data set of a few people, cut from the whole one: half train, a quarter dev, a quarter test.
 
-    The documents must hold the question mark, or the questions could not be asked: people whose
-    document has one come first.
+    A document is about the person whose name it begins with. The documents must hold the question mark, or the
+    questions could not be asked: people whose document has one come first.
     """
     lines = {name: read_text(data / name).rstrip("\n").split("\n") for name in DATA_FILES}
-    documents, first, small = lines["wiki.txt"], 0, {"wiki.txt": []}
+    documents, small = lines["wiki.txt"], {"wiki.txt": []}
     parts = {"birth_places_train.tsv": people // 2, "birth_dev.tsv": people // 4, "birth_test_inputs.tsv": people // 4}
     for name, count in parts.items():
-        mine = documents[first : first + len(lines[name])]
+        names = (line.partition("\t")[0][len("Where was ") : -len(" born?")] for line in lines[name])
+        mine = [next((document for document in documents if document.startswith(f"{who}. ")), "") for who in names]
         chosen = sorted(range(len(mine)), key=lambda i: "?" not in mine[i])[:count]
         small[name] = [lines[name][i] for i in chosen]
         small["wiki.txt"] += [mine[i] for i in chosen]
-        first += len(lines[name])
     for name, kept in small.items():
         write_text(out / name, "\n".join(kept) + ("" if name == "wiki.txt" else "\n"))
     return out
@@ -216,7 +217,7 @@ def small_data(data: Path, out: Path, people: int) -> Path:
 def main(argv: list[str] | None = None) -> int:
     """Run all steps and report."""
     about = "Train and evaluate everything; show results, write the submission."
-    parser = argparse.ArgumentParser(description=about, parents=[rows.flags(results=None)])
+    parser = argparse.ArgumentParser(description=about, parents=[rows.flags(ROOT / "expt" / "results")])
     parser.add_argument("--recipe", choices=RECIPES, default=MAIN_RECIPE, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--device", default="auto", help="default: %(default)s")
@@ -225,7 +226,7 @@ def main(argv: list[str] | None = None) -> int:
     device = pick_device(args.device)
     print(f"recipe {args.recipe}: {RECIPES[args.recipe].about}\ndata {data_name}, device {hardware(device)}")
     steps = Reproduction(args.recipe, args.seed, args.data.resolve(), data_name, args.device)
-    results = args.results or (steps.out if steps.is_trial else ROOT / "expt") / "results"
+    results = steps.out / "results" if steps.is_trial else args.results
     steps.all(results)
     print("\n=== results")
     figures.draw(results, data_name, args.recipe)

@@ -5,7 +5,7 @@
 
 Both print one line per finding:
     ok       as the handout asks
-    note     worth knowing; nothing to mend
+    note     worth knowing; does not count as a fault
     WARNING  complete, but probably a mistake, or below a bar of the handout
     PROBLEM  broken
     MISSING  not in the zip
@@ -187,7 +187,8 @@ def check_params(archive: Archive, name: str, data: Data) -> Finding:
     raw, variant = archive.read(name, PARAMS_LIMIT), name.split(".")[0]
     remedy = "save it with torch.save(model.state_dict(), path)"
     try:
-        size = sum(entry.file_size for entry in zipfile.ZipFile(io.BytesIO(raw)).infolist())
+        is_zip = zipfile.is_zipfile(io.BytesIO(raw))  # torch's older format is none
+        size = sum(e.file_size for e in zipfile.ZipFile(io.BytesIO(raw)).infolist()) if is_zip else len(raw)
         state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True) if size <= PARAMS_LIMIT else None
     except Exception as error:  # torch.load raises many kinds for damaged files
         kind = type(error).__name__
@@ -309,11 +310,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make and check assignment3.zip, or check one that anybody made.")
     parser.add_argument("--folder", type=Path, default=ROOT, help="where the deliverables are (default: the project)")
     parser.add_argument("--data", type=Path, default=ROOT, help="folder of the data files (default: the project)")
-    parser.add_argument("--output", type=Path, help="default: assignment3.zip beside the deliverables")
     parser.add_argument("--check", type=Path, metavar="ZIP", help="check this zip, running none of its code")
     parser.add_argument("--test_answers", type=Path, metavar="FILE", help="test questions with answers, if known")
     args = parser.parse_args(argv)
-    data, target = read_data(args.data, args.test_answers), args.output or args.folder / "assignment3.zip"
+    data, target = read_data(args.data, args.test_answers), args.folder / "assignment3.zip"
     if args.check is None:
         content = pack(args.folder)
         found = check_zip(io.BytesIO(content), target.name, data)

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from model import GPT, GPTConfig
+from report.rows import DATA_FILES
 
 SRC = Path(__file__).resolve().parent.parent / "src"
 
@@ -27,9 +28,6 @@ class People:
     pairs: str  # questions and answers about the first people
     unseen: str  # questions and answers about the others, each born in a different place
     questions: str  # the questions of `unseen`, without answers
-
-
-DATA_FILES = ("wiki.txt", "birth_places_train.tsv", "birth_dev.tsv", "birth_test_inputs.tsv")
 
 
 def write_data(folder: Path, people: People) -> None:

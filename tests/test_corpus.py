@@ -5,9 +5,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import build
 import pytest
 
+from corpus import build
 from utils import read_pairs, read_text
 
 ROOT = Path(build.__file__).resolve().parent.parent

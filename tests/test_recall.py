@@ -108,7 +108,7 @@ def test_trainings_and_their_rows(tmp_path: Path, capsys):
     assert recall.main(["exposures", str(plain), *common]) == 0
     asked = rows.read("exposures", tmp_path)
     assert asked["n"].sum() == 4 and set(asked["epochs"]) == {2} and asked["times"].max() <= 2
-    for folder, reason in ((bare, "train it again"), (tmp_path, "holds no parameters of a pretraining")):
+    for folder, reason in ((bare, "is of a changed recipe"), (tmp_path, "holds no parameters of a pretraining")):
         with pytest.raises(UserError, match=reason):
             recall.main(["exposures", str(folder), *common])
 
