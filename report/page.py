@@ -33,6 +33,7 @@ TABLES = {
     for make in (
         tables.results,
         tables.all_results,
+        tables.by_seed,
         tables.modern_llm,
         experiment_tables.ablation,
         experiment_tables.losses,
