@@ -145,6 +145,29 @@ def test_what_git_keeps_is_made_from_its_rows():
     assert pictures.sub("", today) == pictures.sub("", kept)
 
 
+def test_sentences_on_pages_quote_the_rows():
+    """Bug: sentences on the pages had numbers of rows that had been replaced since."""
+    models, changed = (tables.read_models(rows.RESULTS, changed=changed) for changed in (False, True))
+    models["gap"] = models["original"] - models["dev"]
+
+    def found(what: pd.DataFrame = models, column: str = "dev", digits: int = 1, **wanted) -> list[str]:
+        """A column in per cent, in order of the seeds."""
+        for name, value in wanted.items():
+            what = what[what[name] == value]
+        return [f"{100 * share:.{digits}f}" for share in what.sort_values("seed")[column]]
+
+    fast, own = {"recipe": "fast", "data": "own"}, {"variant": "rope", "model": "rope, pretrained"}
+    vanilla = {"variant": "vanilla", "model": "vanilla, pretrained"}
+    alone = {"change": "finetuning on the pairs alone", "seed": 1, "data": "own"}
+    handout = sorted(found(recipe="handout", data="course", digits=0))
+    gaps = sorted(found(recipe="fast", model=tables.REWORDED_4A, column="gap", digits=0))
+    (one,) = found(changed, epochs=1, change="", seed=1, digits=0, **vanilla)
+    texts = {name: " ".join((rows.ROOT / name).read_text("utf-8").split()) for name in PAGES}
+    assert f"answers {handout[0]} to {handout[-1]} % of the course's dev questions" in texts["README.md"]
+    assert f"them, but with one epoch of pretraining instead of 11, {one} %" in texts["README.md"]
+    assert f"{gaps[0]} to {gaps[-1]} points" in texts["docs/details.md"]
+
+
 def test_tables_go_between_their_marks_alone(tmp_path, monkeypatch):
     """A table without a place is an error that names the marks, and no page changes."""
     monkeypatch.setattr(rows, "ROOT", tmp_path)
