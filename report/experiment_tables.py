@@ -64,10 +64,9 @@ def select_positions(folder: Path) -> pd.DataFrame:
 
 
 def select_learning(folder: Path) -> pd.DataFrame:
-    """The rows of learning that can be compared: of one model, with and without a change; the latest if several are."""
+    """The rows of learning that can be compared: of one seed on one machine; those with most rows."""
     found = rows.read("learning", folder)
-    runs = grouped(found, *rows.TRAINED, "epochs")
-    return max(runs, key=lambda run: (run["change"].nunique(), run["date"].max()), default=found).sort_values("epoch")
+    return max(grouped(found, *rows.TRAINED), key=len, default=found).sort_values("epoch")
 
 
 # ---------------------------------------------------------------- answers

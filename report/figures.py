@@ -282,17 +282,17 @@ def learning(folder: Path) -> Figure | None:
     run = experiment_tables.select_learning(folder)
     if run.empty:
         return None
-    title = f"{rows.about_data(run)}, " + "{variant}, recipe {recipe}, seed {seed}, {epochs:.0f} epochs".format(
-        **run.iloc[0]
-    )
+    title = f"{rows.about_data(run)}, " + "{variant}, recipe {recipe}, seed {seed}".format(**run.iloc[0])
     x, y = "characters trained on, millions", "loss on dev people's places, nats per character"
-    figure, (axes,) = panels([""], x, y, title, 3.2)
-    for change, epochs in run.groupby("change"):
-        axes.plot(epochs["tokens"] / 1e6, epochs["place_loss"], marker="o", label=change or "as it is")
-    whole = run[(run["change"] == "") & (run["epoch"] == run["epochs"] // 3)]
-    for tokens in whole["tokens"] / 1e6:
-        axes.axvline(tokens, color=GREY, linewidth=1)
-        note(axes, "as it is: all documents from here on", (tokens, axes.get_ylim()[1]), (4, -10), color=GREY)
+    lengths = dict(list(run.groupby("epochs")))
+    figure, panel = panels([f"{epochs:.0f} epochs" for epochs in lengths], x, y, title)
+    for axes, trained in zip(panel, lengths.values(), strict=True):
+        for change, epochs in trained.groupby("change"):
+            axes.plot(epochs["tokens"] / 1e6, epochs["place_loss"], marker="o", label=change or "as it is")
+        whole = trained[(trained["change"] == "") & (trained["epoch"] == trained["epochs"] // 3)]
+        for tokens in whole["tokens"] / 1e6:
+            axes.axvline(tokens, color=GREY, linewidth=1)
+            note(axes, "as it is: all documents from here on", (tokens, axes.get_ylim()[1]), (4, -10), color=GREY)
     axes.set_ylim(0, None)
     legend(figure)
     return figure

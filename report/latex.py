@@ -29,7 +29,7 @@ import examples
 from attention import CausalSelfAttention
 from batches import Batches
 from dataset import CharCorruptionDataset
-from engine.recipes import DEFAULT_RECIPE, MAIN_RECIPE
+from engine.recipes import DEFAULT_RECIPE, MAIN_RECIPE, RECIPES
 from engine.targets import first_place
 from engine.wordings import ORIGINAL, REWORDED
 from experiments.confidence import read_invented, read_places
@@ -293,7 +293,8 @@ def left_out(_: Run) -> dict[str, str]:
 def learning(_: Run) -> dict[str, str]:
     """Part 2(f): the loss on dev birthplaces along a pretraining, from the project's rows."""
     found = needed(experiment_tables.select_learning(rows.RESULTS), "recall.py learning")
-    found = found[found["change"] == ""].set_index("epoch")["place_loss"]
+    found = found[(found["change"] == "") & (found["epochs"] == RECIPES[MAIN_RECIPE].pretrain.max_epochs)]
+    found = found.set_index("epoch")["place_loss"]
     few = found.index.max() // 3  # epochs on few documents
     return {
         "placeLossFew": f"{found[few]:.1f}",

@@ -41,7 +41,7 @@ def test_every_ablation_changes_the_recipe():
     assert bare == [example[:3] for example in examples["as it is"]]
 
 
-@pytest.mark.parametrize("table", ["accuracy"])
+@pytest.mark.parametrize("table", ["accuracy", "learning"])
 def test_the_rows_that_git_keeps_are_of_todays_recipes(table: str):
     """Bug: the pages showed rows of a `fast` that had been changed since. (Those of handout have no settings.)"""
     found = rows.read(table)

@@ -19,6 +19,7 @@ from utils import UserError, cli, fingerprint
 
 PEOPLE = invent_people(40, 12)
 NAME = "my class"  # of the data
+ROPE_AND_VANILLA = ("rope, pretrained", "vanilla, pretrained")
 ODD = "[Ștefan] </script>*"  # a name that must come as text, in HTML, Markdown and at the start of a row of LaTeX
 
 
@@ -147,25 +148,33 @@ def test_what_git_keeps_is_made_from_its_rows():
 
 def test_sentences_on_pages_quote_the_rows():
     """Bug: sentences on the pages had numbers of rows that had been replaced since."""
-    models, changed = (tables.read_models(rows.RESULTS, changed=changed) for changed in (False, True))
-    models["gap"] = models["original"] - models["dev"]
+    whole, changed = tables.read_models(rows.RESULTS), tables.read_pretrained(rows.RESULTS, changed=True)
+    whole["gap"] = whole["original"] - whole["dev"]
 
-    def found(what: pd.DataFrame = models, column: str = "dev", digits: int = 1, **wanted) -> list[str]:
-        """A column in per cent, in order of the seeds."""
-        for name, value in wanted.items():
-            what = what[what[name] == value]
-        return [f"{100 * share:.{digits}f}" for share in what.sort_values("seed")[column]]
+    def told(models: pd.DataFrame, wanted: str, column: str = "dev", digits: int = 1) -> list[str]:
+        """A column of the wanted rows in per cent, by seed."""
+        found = models.query(wanted).sort_values("seed")
+        return [f"{100 * share:.{digits}f}" for share in found[column]]
 
-    fast, own = {"recipe": "fast", "data": "own"}, {"variant": "rope", "model": "rope, pretrained"}
-    vanilla = {"variant": "vanilla", "model": "vanilla, pretrained"}
-    alone = {"change": "finetuning on the pairs alone", "seed": 1, "data": "own"}
-    handout = sorted(found(recipe="handout", data="course", digits=0))
-    gaps = sorted(found(recipe="fast", model=tables.REWORDED_4A, column="gap", digits=0))
-    (one,) = found(changed, epochs=1, change="", seed=1, digits=0, **vanilla)
-    texts = {name: " ".join((rows.ROOT / name).read_text("utf-8").split()) for name in PAGES}
-    assert f"answers {handout[0]} to {handout[-1]} % of the course's dev questions" in texts["README.md"]
-    assert f"them, but with one epoch of pretraining instead of 11, {one} %" in texts["README.md"]
-    assert f"{gaps[0]} to {gaps[-1]} points" in texts["docs/details.md"]
+    readme, details, experiments = (
+        " ".join((rows.ROOT / name).read_text(encoding="utf-8").split())
+        for name in ("README.md", "docs/details.md", "experiments/README.md")
+    )
+    handout = sorted(told(whole, "recipe == 'handout' and data == 'course'", digits=0))
+    assert f"answers {handout[0]} to {handout[-1]} % of the course's dev questions" in readme
+    gaps = sorted(told(whole, "recipe == 'fast' and gap == gap", "gap", 0))
+    assert f"it is {gaps[0]} to {gaps[-1]} points lower in every run" in details
+    rope, vanilla = (told(whole, f"recipe == 'fast' and data == 'own' and model == '{m}'") for m in ROPE_AND_VANILLA)
+    assert f"(rope, our data, seeds 0, 1, 2) have {rope[0]}, {rope[1]} and {rope[2]} %" in experiments
+    alone = "change == 'finetuning on the pairs alone'"
+    ropes, vanillas = (told(changed, f"{alone} and model == '{m}'") for m in ROPE_AND_VANILLA)
+    assert f"{ropes[0]} % (rope) and {vanillas[0]} % (vanilla)" in experiments
+    assert f"instead of {rope[1]} and {vanilla[1]} % (seed 1)" in experiments
+    (one,) = told(changed, "epochs == 1 and change == ''")
+    assert f"instead of 11, it is {one} % (vanilla, seed 1)" in experiments and f"instead of 11, {one[:-2]} %" in readme
+    assert all(f"Without the excerpts `fast` has {share} %" in readme for share in told(changed, alone, digits=0))
+    asked = rows.read("exposures").query("times == 0")
+    assert f"({asked['n'].sum() // 2} of 1,500)" in experiments
 
 
 def test_tables_go_between_their_marks_alone(tmp_path, monkeypatch):
