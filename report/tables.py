@@ -198,12 +198,13 @@ def all_results(folder: Path) -> pd.DataFrame:
 
 
 def by_seed(folder: Path) -> pd.DataFrame:
-    """Accuracy on dev by the main recipe: a line for each model, a column for each seed."""
+    """Accuracy on dev by the main recipe: a line for each model and machine, a column for each seed."""
     found = read_models(folder)
     found = found[(found["recipe"] == MAIN_RECIPE) & found["model"].isin([*PRETRAINED, REWORDED_4A])]
-    shares = found.pivot_table(values="dev", index=["own", "data", "model"], columns="seed", observed=True)
-    cells = shares.assign(mean=shares.mean(axis=1)).map(lambda share: shown(share, "{:.1%}")).reset_index()
-    return cells.drop(columns="own").rename(columns=lambda name: name if isinstance(name, str) else f"seed {name:.0f}")
+    line = ["own", "data", "model", "hardware", "precision"]
+    shares = found.pivot_table(values="dev", index=line, columns="seed", observed=True)
+    cells = shares.map(lambda share: shown(share, "{:.1%}")).reset_index()
+    return cells.drop(columns=["own", "precision"]).rename(columns=lambda name: name if isinstance(name, str) else f"seed {name:.0f}")
 
 
 # ---------------------------------------------------------------- other wordings, and other models
