@@ -239,14 +239,16 @@ def main(argv: list[str] | None = None) -> int:
         command.add_argument("--seed", type=int, default=0, help="default: %(default)s")
         command.add_argument("--device", default="auto", help="default: %(default)s")
         out = rows.ROOT / "expt" / "recall"
-        command.add_argument("--out", type=Path, default=out, help="where the training gets a folder (expt/recall)")
-        command.add_argument("--epochs", type=int, help="of pretraining (default: the recipe's)")
+        command.add_argument(
+            "--out", type=Path, default=out, help="where each training gets a folder (default: expt/recall)"
+        )
+        command.add_argument("--epochs", type=int, help="epochs of pretraining (default: the recipe's)")
         command.add_argument("--change", choices=ABLATIONS, help="one choice that is changed (default: none)")
     for function in (exposures, losses):
         text = function.__doc__
         command = commands.add_parser(function.__name__, parents=[common], help=text, description=text)
         command.set_defaults(function=function)
-        command.add_argument("folders", nargs="+", type=Path, help="of trainings, under expt/recall/")
+        command.add_argument("folders", nargs="+", type=Path, help="folders of finished trainings, under expt/recall/")
     args = parser.parse_args(argv)
     args.data_name = args.data_name or rows.data_name(args.data)
     args.function(args)

@@ -182,6 +182,7 @@ def sensitivity(folder: Path, data: str | None = None) -> Figure | None:
             for wording, share in pair["normalised"].fillna(pair["exact"]).items()
         ]
     title = "\n".join(f"{name}: {wording}" for name, wording in tables.WORDINGS.items())
+    title = f"{data} data\n{title}" if data else title
     return bars(groups, title, f"{CORRECT};\nof an LLM, the place read from its reply")
 
 
@@ -304,7 +305,7 @@ def positions(folder: Path) -> Figure | None:
     if found.empty:
         return None
     title = f"{rows.about_data(found)}; mean of {found['seed'].nunique()} seeds, 95 % band"
-    figure, (axes,) = panels([""], "position in the window", "loss on held-out text, nats per character", title, 3.2)
+    figure, (axes,) = panels([""], "position in the window", "loss, nats per character", title, 3.2)
     longest = found["last"].max()
     for kind, dashes in zip(grouped(found, "positions"), ("-", "--", "-", ":"), strict=False):
         ranges = kind.groupby(["first", "last"])["loss"]
@@ -403,11 +404,12 @@ def loss_curve(found: pd.DataFrame, few_steps: int = 0) -> Figure:
 
 # ---------------------------------------------------------------- all of the results
 
-FIGURES = (ablation, curve, learning, exposures, positions, analysis, sensitivity)
+FIGURES = (ablation, curve, learning, exposures, positions, analysis)
 
 
 def draw(folder: Path, data: str = "own", recipe: str = MAIN_RECIPE) -> None:
-    """Draw every figure that the rows of a folder suffice for; `data` and `recipe` are those of accuracy.png."""
+    """Draw every figure that the rows of a folder suffice for; accuracy and sensitivity are about `data`."""
     save(accuracy(folder, data, recipe), folder / "accuracy.png")
     for make in FIGURES:
         save(make(folder), folder / f"{make.__name__}.png")
+    save(sensitivity(folder, data), folder / "sensitivity.png")

@@ -31,11 +31,11 @@ from batches import Batches
 from dataset import CharCorruptionDataset
 from engine.recipes import DEFAULT_RECIPE, MAIN_RECIPE, RECIPES
 from engine.targets import first_place
-from engine.wordings import ORIGINAL, REWORDED
-from experiments.confidence import read_invented, read_places
+from engine.wordings import ORIGINAL, REWORDED, mcnemar
+from experiments.confidence import own_documents, read_invented, read_places, stands_in
 from modern_llm import LISTED, PROMPTS
 from report import experiment_tables, figures, rows, settings, tables
-from report.tables import BARS, MODELS, PRETRAINED, REWORDED_4A, SHARES, WORDINGS, latex, percent, tex
+from report.tables import BARS, MODELS, PRETRAINED, REWORDED_4A, SHARES, WORDINGS, latex, percent, shown, tex
 from utils import MASK_CHAR, UserError, cli, fingerprint, read_text, write_text
 
 # Prefix of the macros about each model.
@@ -186,8 +186,11 @@ def accuracies(run: Run) -> dict[str, str]:
     alike = every[(every["data"] == run.name) & (every["recipe"] == run.recipe)]  # other seeds and machines, too
     found = alike[alike["model"].isin(PRETRAINED)].groupby("model", observed=True)["dev"]
     spread = (found.max() - found.min())[found.size() > 1]
-    reworded = alike[alike["model"] == REWORDED_4A]
-    gaps = 100 * (reworded["original"] - reworded["dev"])
+    every["gap"] = 100 * (every["original"] - every["dev"])
+    reworded = every[every["model"] == REWORDED_4A]
+    others, reworded = reworded[reworded["data"] != run.name], reworded.loc[reworded.index.intersection(alike.index)]
+    by_rope, by_vanilla = (run.answers("analysis_questions", model)["right"].tolist() for model in reversed(PRETRAINED))
+    rope_only, vanilla_only, lead_p = mcnemar(by_rope, by_vanilla)
     return macros | {
         "londonRight": macros["londonCount"].partition(" ")[0],
         "vanillaBar": tex(f"{BARS['vanilla']:.0%}"),
@@ -196,13 +199,18 @@ def accuracies(run: Run) -> dict[str, str]:
         "vanillaGapP": p_value(gap_p),
         "ropeLead": points(rope["dev"] - vanilla["dev"], "+"),
         "ropeTestLead": points(rope["test"] - vanilla["test"], "+"),
-        "ropeTestLeadP": p_value(fisher(*rope[["test", "test_n"]], *vanilla[["test", "test_n"]])),
+        "ropeOnly": f"{rope_only}",
+        "vanillaOnly": f"{vanilla_only}",
+        "ropeLeadP": p_value(lead_p),
         "otherLeads": other_leads(alike, rope),
         "rewordedRuns": f"{len(reworded)}",
         "rewordedLow": per_cent(reworded["dev"].min()),
         "rewordedHigh": per_cent(reworded["dev"].max()),
-        "gapLow": f"{gaps.min():.1f}",
-        "gapHigh": f"{gaps.max():.1f}",
+        "gapLow": f"{reworded['gap'].min():.1f}",
+        "gapHigh": f"{reworded['gap'].max():.1f}",
+        "otherGapRuns": f"{len(others)}",
+        "otherGapLow": shown(others["gap"].min(), "{:.1f}"),
+        "otherGapHigh": shown(others["gap"].max(), "{:.1f}"),
         "seedSpread": points(spread.max()),
         "dataName": {"own": "project's own", "course": "course's"}.get(run.name, f"``{tex(run.name)}''"),
         "recipe": tex(run.recipe),
@@ -230,7 +238,7 @@ def trainings(run: Run) -> dict[str, str]:
         "fewEpochs": f"{config.few_epochs}",
         "fewSteps": f"{few}",
         "vanillaFirstLoss": f"{vanilla.iloc[0]:.2f}",
-        "vanillaFewLoss": tables.shown(vanilla.loc[:few].min(), "{:.2f}"),  # no such steps: NaN
+        "vanillaFewLoss": shown(vanilla.loc[:few].min(), "{:.2f}"),  # no such steps: NaN
         "vanillaJumpLoss": f"{vanilla.loc[few:].max():.2f}",
         "vanillaLastLoss": f"{vanilla.iloc[-1]:.2f}",
         "ropeLastLoss": f"{rope.iloc[-1]:.2f}",
@@ -336,6 +344,7 @@ def wordings(run: Run) -> dict[str, str]:
         "instructions": tex(PROMPTS["instructed"].replace("{question}", ORIGINAL.replace("NAME", "…"))),
         "ropeChange": points(ours["dev"] - ours["original"], "+"),
         "llmChange": points(reworded["normalised"] - told.loc["original", "normalised"], "+"),
+        "llmAfterDrop": f"{told.loc['original', 'normalised'] * reworded['n'] * ours['dev'] / ours['original']:.0f}",
         "llmLost": f"{reworded['only_original']:.0f}",
         "llmWon": f"{reworded['only_reworded']:.0f}",
         "llmP": p_value(reworded["p_mcnemar"]),
@@ -366,11 +375,21 @@ def confidence(run: Run) -> dict[str, str]:
     unpretrained = run.answers("analysis_questions", MODELS[0])
     guesses = unpretrained["answer"].value_counts()
     row, questions = run.answers().iloc[0], run.answers("analysis_questions")
+    surest = experiment_tables.surest_answers(questions, 100)["right"].tolist()
+    first_wrong = surest.index(False) if False in surest else len(surest)
     wrong = questions[~questions["right"]]
+    own = own_documents(read_text(run.data / "wiki.txt").split("\n"), wrong["name"])
+    told = sum(stands_in(truth, own[name]) for name, truth in wrong[["name", "truth"]].itertuples(index=False))
     half, quarter = (experiment_tables.surest_answers(questions, share) for share in (50, 25))
     auroc = row[["auroc", "auroc_low", "auroc_high"]]
     return {
         "vanillaWrong": str(len(wrong)),
+        "vanillaRight": str(sum(surest)),
+        "firstWrong": str(first_wrong + 1),
+        "withheldRight": str(sum(surest) - first_wrong),
+        "misread": str(wrong["in_document"].sum()),
+        "wrongTold": str(told),
+        "wrongUntold": str(len(wrong) - told),
         "inTrainWrong": str(wrong["in_train"].sum()),
         "auroc": "--" if auroc.isna().any() else "{:.2f} (95\\,\\%: {:.2f} to {:.2f})".format(*auroc),
         "surestHalf": f"{half['right'].sum()} of {len(half)}",

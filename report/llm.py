@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         _, original = found.get((model, prompt, "original"), (None, []))
         rows.add("modern_llm_replies", [made | reply for reply in reply_rows(settings, notes, names)], args.results)
         print(f"a row in {rows.add('modern_llm', made | measured(settings, notes, original), args.results)}")
-    figures.save(figures.sensitivity(args.results), args.results / "sensitivity.png")
+    figures.save(figures.sensitivity(args.results, name), args.results / "sensitivity.png")
     return 0
 
 

@@ -122,6 +122,7 @@ def page(folder: Path, data_folder: Path, data: str = "own", recipe: str = MAIN_
     found = json.dumps({"models": ASKED, "people": people}, ensure_ascii=False)
     wrong = asked[~asked["right"] & ~asked["model"].str.contains("without")]
     parts = {"table": tables.html(tables.table(models, COLUMNS)), "data": escape(data), "recipe": escape(recipe)}
+    parts["seed"] = f"{asked['seed'].iloc[0]:.0f}"
     parts |= {"answers": found.replace("<", "\\u003c"), "wrong": len(wrong), "misread": sum(wrong["kind"] == "misread")}
     parts["figures"] = "\n".join(
         shown(make(folder, data, recipe) if make is figures.accuracy else make(folder, data), text)

@@ -204,7 +204,9 @@ def by_seed(folder: Path) -> pd.DataFrame:
     line = ["own", "data", "model", "hardware", "precision"]
     shares = found.pivot_table(values="dev", index=line, columns="seed", observed=True)
     cells = shares.map(lambda share: shown(share, "{:.1%}")).reset_index()
-    return cells.drop(columns=["own", "precision"]).rename(columns=lambda name: name if isinstance(name, str) else f"seed {name:.0f}")
+    return cells.drop(columns=["own", "precision"]).rename(
+        columns=lambda name: name if isinstance(name, str) else f"seed {name:.0f}"
+    )
 
 
 # ---------------------------------------------------------------- other wordings, and other models

@@ -162,8 +162,8 @@ def test_sentences_on_pages_quote_the_rows():
     )
     handout = sorted(told(whole, "recipe == 'handout' and data == 'course'", digits=0))
     assert f"answers {handout[0]} to {handout[-1]} % of the course's dev questions" in readme
-    gaps = sorted(told(whole, "recipe == 'fast' and gap == gap", "gap", 0))
-    assert f"it is {gaps[0]} to {gaps[-1]} points lower in every run" in details
+    gaps, of_best = (sorted(told(whole, f"recipe == '{r}' and gap == gap", "gap", 0)) for r in ("fast", "best"))
+    assert f"is {gaps[0]} to {gaps[-1]} points lower in every run, with `best` {of_best[0]} to {of_best[-1]}" in details
     rope, vanilla = (told(whole, f"recipe == 'fast' and data == 'own' and model == '{m}'") for m in ROPE_AND_VANILLA)
     assert f"(rope, our data, seeds 0, 1, 2) have {rope[0]}, {rope[1]} and {rope[2]} %" in experiments
     alone = "change == 'finetuning on the pairs alone'"
@@ -172,7 +172,10 @@ def test_sentences_on_pages_quote_the_rows():
     assert f"instead of {rope[1]} and {vanilla[1]} % (seed 1)" in experiments
     (one,) = told(changed, "epochs == 1 and change == ''")
     assert f"instead of 11, it is {one} % (vanilla, seed 1)" in experiments and f"instead of 11, {one[:-2]} %" in readme
-    assert all(f"Without the excerpts `fast` has {share} %" in readme for share in told(changed, alone, digits=0))
+    assert all(
+        f"Without the excerpts `fast` answers {share} % of our dev questions" in readme
+        for share in told(changed, alone, digits=0)
+    )
     asked = rows.read("exposures").query("times == 0")
     assert f"({asked['n'].sum() // 2} of 1,500)" in experiments
 

@@ -79,7 +79,7 @@ RECIPES = {
     ),
     # The whole path on a few dozen people, to see that everything works; with 15 questions, accuracies say little.
     "smoke": Recipe(
-        "settings for a trial on 60 people, to which `make run RECIPE=smoke` cuts the data (run.py does not)",
+        "fast for a short trial: `make run RECIPE=smoke` uses 60 people of the data, run.py all of them",
         replace(PRETRAIN, max_epochs=60, batch_size=16),
         replace(FINETUNE, max_epochs=15, batch_size=16),
         replace(SCRATCH, max_epochs=15, batch_size=16),
