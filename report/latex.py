@@ -83,7 +83,8 @@ class Run:
 
     def models(self) -> pd.DataFrame:
         """A row for each of the handout's models, by name. UserError: the recipe has changed since."""
-        every, models = tables.read_models(self.folder), []
+        run = {"data": self.name, "recipe": self.recipe, "seed": self.seed}
+        every, models = tables.one_run(tables.read_models(self.folder), **run), []
         for model in MODELS:
             found = self.rows("accuracy", model, self.training, every, model=model)
             if not rows.is_current(found).all():

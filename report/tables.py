@@ -174,6 +174,14 @@ def read_pretrained(folder: Path, changed: bool = False) -> pd.DataFrame:
     return models[models["model"].isin(PRETRAINED)]
 
 
+def one_run(models: pd.DataFrame, **wanted: object) -> pd.DataFrame:
+    """The rows of one run: those of the machine that has most of its models, and London, which is not trained."""
+    for name, value in wanted.items():
+        models = models[models[name] == value]
+    is_trained = models["variant"] != "-"
+    return models[~is_trained | models.index.isin(rows.select(models[is_trained]).index)]
+
+
 def chosen(models: pd.DataFrame, **wanted: object) -> list[pd.DataFrame]:
     """The rows of each model that has any, all seeds on all machines; in the order of MODELS."""
     for name, value in wanted.items():
@@ -228,8 +236,8 @@ def asked(folder: Path) -> list[pd.DataFrame]:
     Of each wording the shares right: `exact` of the answers as they stand, `normalised` of the places read from them.
     """
     models = read_models(folder)
-    runs = grouped(models[models["model"] == REWORDED_4A], "data", "recipe", "seed")
-    ours = [by_wording(rows.select(run).tail(1)) for run in runs]
+    runs = pd.concat([models[:0], *map(one_run, grouped(models, "data", "recipe", "seed"))])
+    ours = [by_wording(run) for run in grouped(runs[runs["model"] == REWORDED_4A], "data", "recipe", "seed")]
     llms = rows.read("modern_llm", folder).reindex(columns=[*PAIR, "parameters", *TESTED, *SHARES, "template"])
     pairs = [*ours, *grouped(llms, *PAIR)]
     pairs = [pair.set_index("template").reindex(columns=[*PAIR, "parameters", *TESTED, *SHARES]) for pair in pairs]
