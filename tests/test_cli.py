@@ -307,7 +307,9 @@ def test_questions_that_do_not_fit(capsys):
     documents, model = CharCorruptionDataset("abcdefgh?", 48), tiny_model(block_size=48)
     capsys.readouterr()
     answers = run.answer(model, documents, ["漢ab?", "漢cd?", "ef?"], "odd")
-    assert capsys.readouterr().out == "odd: 2 questions have characters that the corpus lacks; asked without them\n"
+    assert (
+        capsys.readouterr().out == "note: odd: 2 questions have characters that the corpus lacks; asked without them\n"
+    )
     assert answers == run.answer(model, documents, ["ab?", "cd?", "ef?"], "odd")
     with pytest.raises(UserError, match=r"^odd, line 2: the question has 48 characters, 47 fit"):
         run.answer(model, documents, ["a" * 47, "a" * 48], "odd")
