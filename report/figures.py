@@ -153,9 +153,7 @@ def ablation(folder: Path) -> Figure | None:
     found = found[found["epochs"].isna()]
     run = ["data", "variant", "recipe", "hardware", "precision", "corpus"]
     found = max(grouped(found, *run), key=len, default=found)
-    whole = tables.read_pretrained(folder)
-    whole = whole[whole["seed"].isin(found["seed"])]
-    whole = whole.merge(found[run].drop_duplicates())
+    whole = tables.read_pretrained(folder).merge(found[run].drop_duplicates())
     if whole.empty:
         return None
     changes = sorted(grouped(found, "change"), key=lambda seeds: -seeds["dev"].mean())
@@ -164,9 +162,9 @@ def ablation(folder: Path) -> Figure | None:
         for seeds, colour in ((whole, BLUE), *((change, LIGHT) for change in changes))
     }
     title = f"{rows.about_data(whole)}, " + "{variant}, recipe {recipe}".format(**whole.iloc[0])
-    figure = bars(groups, title, f"{CORRECT}\nshaded: that of the recipe as it is")
-    share, down, up = reach(whole["dev"].mean(), whole["n"].iloc[0])
-    figure.axes[0].axvspan(share - down, share + up, color=BLUE, alpha=0.15, linewidth=0, zorder=0)
+    figure = bars(groups, title, f"{CORRECT}\nshaded: the runs of the recipe as it is")
+    low, high = 100 * whole["dev"].min(), 100 * whole["dev"].max()
+    figure.axes[0].axvspan(low, high, color=BLUE, alpha=0.15, linewidth=0, zorder=0)
     return figure
 
 

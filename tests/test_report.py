@@ -19,6 +19,12 @@ from utils import UserError, cli, fingerprint
 
 PEOPLE = invent_people(40, 12)
 NAME = "my class"  # of the data
+OTHER_CHANGES = {
+    "no third MASK": "no third MASK",
+    "cut anywhere": "cuts anywhere",
+    "spans anywhere": "spans anywhere",
+    "uniform lengths and spans": "the handout's own lengths and spans",
+}
 ROPE_AND_VANILLA = ("rope, pretrained", "vanilla, pretrained")
 ODD = "[Ștefan] </script>*"  # a name that must come as text, in HTML, Markdown and at the start of a row of LaTeX
 
@@ -183,6 +189,11 @@ def test_sentences_on_pages_quote_the_rows():
         f"Without the excerpts `fast` answers {share} % of our dev questions" in readme
         for share in told(changed, alone, digits=0)
     )
+    without = told(changed, "change == 'no curriculum'")
+    assert f"has {without[0]} and {without[1]} % instead of {rope[2]} and {rope[3]} % (seeds 1 and 2)" in experiments
+    for change, words in OTHER_CHANGES.items():
+        (share,) = told(changed, f"change == '{change}' and data == 'own'")
+        assert f"{words} ({share} %)" in experiments
     asked = rows.read("exposures").query("times == 0")
     assert f"({asked['n'].sum() // 2} of 1,500)" in experiments
 
