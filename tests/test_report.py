@@ -194,6 +194,10 @@ def test_sentences_on_pages_quote_the_rows():
     for change, words in OTHER_CHANGES.items():
         (share,) = told(changed, f"change == '{change}' and data == 'own'")
         assert f"{words} ({share} %)" in experiments
+    plain, course = "change == 'uniform lengths and spans'", "data == 'course' and model == 'rope, pretrained'"
+    pairs = zip(told(changed, f"{plain} and {course}"), told(whole, f"recipe == 'fast' and {course}")[::2], strict=True)
+    (plain_0, as_is_0), (plain_2, as_is_2) = pairs
+    assert f"have {plain_0} and {plain_2} % instead of {as_is_0} and {as_is_2} % (rope, seeds 0 and 2)" in experiments
     asked = rows.read("exposures").query("times == 0")
     assert f"({asked['n'].sum() // 2} of 1,500)" in experiments
 
