@@ -301,9 +301,9 @@ def left_out(_: Run) -> dict[str, str]:
 
 def learning(_: Run) -> dict[str, str]:
     """Part 2(f): the loss on dev birthplaces along a pretraining, from the project's rows."""
-    found = needed(experiment_tables.select_learning(rows.RESULTS), "recall.py learning")
+    found = experiment_tables.select_learning(rows.RESULTS)
     found = found[(found["change"] == "") & (found["epochs"] == RECIPES[MAIN_RECIPE].pretrain.max_epochs)]
-    found = found.set_index("epoch")["place_loss"]
+    found = needed(found, "recall.py learning").set_index("epoch")["place_loss"]
     few = found.index.max() // 3  # epochs on few documents
     return {
         "placeLossFew": f"{found[few]:.1f}",

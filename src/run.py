@@ -54,8 +54,8 @@ def build_parser(functions: Sequence[str] = FUNCTIONS) -> argparse.ArgumentParse
     parser.add_argument("--finetune_corpus_path", help="question-answer pairs to finetune on")
     parser.add_argument("--eval_corpus_path", help="questions to answer, with or without answers")
     parser.add_argument("--outputs_path", help="where the predictions go, one per line")
-    parser.add_argument("--pretrain_lr", type=float, default=6e-3, help="default: the recipe's (handout: 6e-3)")
-    parser.add_argument("--finetune_lr", type=float, default=6e-4, help="default: the recipe's (handout: 6e-4)")
+    parser.add_argument("--pretrain_lr", type=float, default=6e-3, help="rate (default: the recipe's; handout: 6e-3)")
+    parser.add_argument("--finetune_lr", type=float, default=6e-4, help="rate (default: the recipe's; handout: 6e-4)")
     parser.add_argument("--tb_expt_name", default="run", help="name of the run in TensorBoard (default: %(default)s)")
     options.add_options(parser)
     return parser
