@@ -45,7 +45,7 @@ class Recipe:
 
 # Muon for the matrices, AdamW for the rest: meant to need fewer epochs than AdamW alone.
 PRETRAIN = Phase(
-    max_epochs=11, batch_size=64, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear", few=500
+    max_epochs=12, batch_size=64, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear", few=500
 )
 # Finetuning teaches the form of a question. Beside the pairs it trains on excerpts: in them, as in a question, a name
 # stands without most of its document and not at the beginning, so it learns to recall its place there, too.
@@ -61,14 +61,12 @@ RECIPES = {
         PRETRAIN,
         FINETUNE,
         SCRATCH,
-        Aim(),
     ),
     "best": Recipe(
         "fast with 100 epochs of pretraining",
         replace(PRETRAIN, max_epochs=100),
         FINETUNE,
         SCRATCH,
-        Aim(),
     ),
     "excerpts": Recipe(
         "departs from part (e): a title and a few characters around one masked word",
@@ -83,7 +81,6 @@ RECIPES = {
         replace(PRETRAIN, max_epochs=60, batch_size=16),
         replace(FINETUNE, max_epochs=15, batch_size=16),
         replace(SCRATCH, max_epochs=15, batch_size=16),
-        Aim(),
         people=60,
     ),
 }
