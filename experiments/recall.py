@@ -2,7 +2,7 @@
 
     python experiments/recall.py accuracy --recipe fast --variant rope --seed 1
     python experiments/recall.py accuracy --epochs 12                # another length of pretraining
-    python experiments/recall.py accuracy --change "cut anywhere"    # one choice changed
+    python experiments/recall.py accuracy --change "no curriculum"   # one choice changed
     python experiments/recall.py learning                   # the loss on places during the pretraining, epoch by epoch
     python experiments/recall.py exposures expt/recall/FOLDER ...    # accuracy by how often a place was asked for
     python experiments/recall.py losses expt/recall/FOLDER ...       # the losses of the handout's recipe
@@ -47,11 +47,6 @@ ABLATIONS = {
     "AdamW alone": ["pretrain.muon_lr=None"],
     "batch 128": ["pretrain.batch_size=128"],
     "finetuning on the pairs alone": ["finetune.excerpts=None"],
-    "uniform lengths and spans": ["spans=None"],
-    "cut anywhere": ["spans.cut_behind=0"],
-    "cut evenly behind the place": ["spans.nearness=1"],
-    "spans anywhere": ["spans.spans_at_place=False"],
-    "no third MASK": ["spans.last_mask=False"],
 }
 SMOOTHED = 230  # each loss is the mean of the steps around it, half of them before
 
@@ -155,13 +150,13 @@ def times_asked(settings: dict, documents: CharCorruptionDataset, people: dict[s
     Raises:
         UserError: the recipe has changed since, or a person has no document.
     """
-    recipe = RECIPES[settings["recipe"]]
-    if settings["spans"] != (str(recipe.spans) if recipe.spans else None):
-        raise UserError(f"recipe {settings['recipe']}: chose its spans differently in this training; train it again")
+    phase = RECIPES[settings["recipe"]].pretrain
+    if settings["excerpts"] != (str(phase.excerpts) if phase.excerpts else None):
+        raise UserError(f"recipe {settings['recipe']}: cuts its excerpts differently now; train it again")
     number = {name: i for i, line in enumerate(documents.data) for name in people if line.startswith(f"{name}. ")}
     if missing := sorted(set(people) - set(number)):
         raise UserError(f"the corpus has no document whose title is {missing[0]!r}; name the right one with --data")
-    examples, _, _ = apply(recipe.pretrain, documents, documents, TrainerConfig(), recipe.spans)
+    examples, _, _ = apply(phase, documents, documents, TrainerConfig())
     name_of, asked = {i: name for name, i in number.items()}, dict.fromkeys(people, 0)
 
     class Counted(Dataset):

@@ -25,12 +25,10 @@ import pandas as pd
 from scipy import stats
 
 import dataset
-import examples
 from attention import CausalSelfAttention
 from batches import Batches
 from dataset import CharCorruptionDataset
-from engine.recipes import DEFAULT_RECIPE, MAIN_RECIPE, RECIPES
-from engine.targets import first_place
+from engine.recipes import MAIN_RECIPE, RECIPES
 from engine.wordings import ORIGINAL, REWORDED, mcnemar
 from experiments.confidence import own_documents, read_invented, read_places, stands_in
 from modern_llm import LISTED, PROMPTS
@@ -247,33 +245,14 @@ def trainings(run: Run) -> dict[str, str]:
 
 
 def corruption(run: Run) -> dict[str, str]:
-    """Part 2(e): an epoch of examples by the handout's rule and by the recipe's."""
-    places, macros = read_places(run.data / settings.PAIRS), {}
-    for name, recipe in (("plain", DEFAULT_RECIPE), ("recipe", run.recipe)):
-        drawn = settings.trainers(recipe, run.data)["pretraining"].train_dataset
-        x, _ = Batches(drawn, run.seed)[0, list(range(len(drawn)))]
-        parts = ["".join(drawn.itos[i] for i in ids).split(MASK_CHAR)[:3] for ids in x.tolist()]
-        spans = np.array([len(span) for *_, span in parts])
-        lengths = np.array([sum(map(len, texts)) for texts in parts])
-        titles = [document.partition(". ")[0] for document in drawn.data]
-        asked = [places[who] in span for who, (*_, span) in zip(titles, parts, strict=True) if who in places]
-        macros |= {
-            f"{name}Shortest": f"{lengths.min()}",
-            f"{name}Longest": f"{lengths.max()}",
-            f"{name}Length": f"{lengths.mean():.0f}",
-            f"{name}Span": per_cent((spans / lengths).mean()),
-            f"{name}Place": per_cent(np.mean(asked) if asked else np.nan),
-        }
-    kinds = [kind_of_span(*texts) for texts in parts]  # of the recipe, which was drawn last
-    return macros | {f"recipe{kind}": per_cent(kinds.count(kind) / len(kinds)) for kind in ("Alone", "Between")}
-
-
-def kind_of_span(prefix: str, suffix: str, span: str) -> str:
-    """ "Alone": the place; "Between": all between the title and the place; "Other": neither."""
-    document = prefix + span + suffix
-    title, start, length = first_place(document, len(document)) or (-1, -1, -1)
-    where = {(start, length): "Alone", (title, start - title): "Between"}
-    return where.get((len(prefix), len(span)), "Other")
+    """Part 2(e): how often the span of an example holds the birthplace, over one epoch of the pretraining."""
+    places = read_places(run.data / settings.PAIRS)
+    drawn = settings.trainers(run.recipe, run.data)["pretraining"].train_dataset
+    x, _ = Batches(drawn, run.seed)[0, list(range(len(drawn)))]
+    spans = ["".join(drawn.itos[i] for i in ids).split(MASK_CHAR)[2] for ids in x.tolist()]
+    titles = [document.partition(". ")[0] for document in drawn.data]
+    asked = [places[who] in span for who, span in zip(titles, spans, strict=True) if who in places]
+    return {"askedPlace": per_cent(np.mean(asked) if asked else np.nan)}
 
 
 def needed(found: pd.DataFrame, command: str) -> pd.DataFrame:
@@ -565,9 +544,6 @@ def main(argv: list[str] | None = None) -> int:
     positions.set_size_inches(5.4, 2.8)  # wide and low
     drawn = {
         "corruption": figures.console(printed("src/dataset.py charcorruption", dataset.main, run.data)),
-        "recipe_corruption": figures.console(
-            printed(f"src/examples.py --recipe {run.recipe}", examples.main, run.data)
-        ),
         "sinusoids": figures.sinusoids(),
         "positions": positions,
         "loss_curve": figures.loss_curve(run.rows("loss_curve", "the loss", run.training), int(macros["fewSteps"])),

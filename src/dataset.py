@@ -4,8 +4,6 @@ To see examples:
 
     python src/dataset.py namedata
     python src/dataset.py charcorruption
-
-`examples.py` shows those of a recipe that chooses the spans itself.
 """
 
 import argparse
@@ -81,8 +79,6 @@ class CharCorruptionDataset(Dataset):
     numbers come from Python's `random`.
     """
 
-    has_last_mask = True
-
     def __init__(self, data: str, block_size: int, source: str = "the pretraining corpus"):
         self.MASK_CHAR, self.PAD_CHAR = MASK_CHAR, PAD_CHAR
         refuse_marks(data, source)
@@ -110,9 +106,7 @@ class CharCorruptionDataset(Dataset):
         start, length = self.choose_span(document)
         prefix, span, suffix = document[:start], document[start : start + length], document[start + length :]
         # 3. move the span to the end, between masks, and pad
-        s = prefix + MASK_CHAR + suffix + MASK_CHAR + span
-        if self.has_last_mask:
-            s += MASK_CHAR
+        s = prefix + MASK_CHAR + suffix + MASK_CHAR + span + MASK_CHAR
         s += PAD_CHAR * (self.block_size + 1 - len(s))
         # 4. y is x one character later
         x, y = s[:-1], s[1:]

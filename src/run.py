@@ -95,7 +95,7 @@ def pretrain(args: argparse.Namespace, trainer_class: Callable[..., Trainer] = T
         seed=args.seed,
     )
     # the rest of what --recipe changes: the examples, the schedule, the optimizers (nothing for the handout's recipe)
-    dataset, config, make_optimizers = recipes.apply(args.phase, documents, documents, config, args.spans)
+    dataset, config, make_optimizers = recipes.apply(args.phase, documents, documents, config)
     trainer = trainer_class(model, dataset, None, machine.adapt(config, args), args.device, make_optimizers)
     with session.around(trainer, args, documents) as run:  # --resume, progress, TensorBoard, checkpoints
         if not run.is_complete:

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import chisquare
 
 from dataset import CharCorruptionDataset, NameDataset, encode
-from engine.targets import Aim, Cut, Excerpts, Spans
+from engine.targets import Cut, Excerpts
 from utils import MASK_CHAR, PAD_CHAR, UserError
 
 M, P = "\u2047", "\u25a1"
@@ -151,7 +151,7 @@ def test_a_million_lines():
     text = "".join(f"Ann No{i}. Ann No{i} was born in Rome in {i} and so on.\n" for i in range(20_000))
     tracemalloc.start()
     data = CharCorruptionDataset(text, 128)
-    for dataset in (data, Spans(data, Aim()), Excerpts(data, Cut())):
+    for dataset in (data, Excerpts(data, Cut())):
         assert (len(dataset), len(dataset[19_999][0])) == (20_000, 128)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -23,7 +23,7 @@ DOCUMENTS = "\n".join(f"{name}. Born in {place}, {name} met Kafka there in 1901?
 def drawn(recipe, epochs: int = 5) -> list[list[str]]:
     """The examples x of a pretraining by a recipe, in the order of the training, split at the masks."""
     documents = CharCorruptionDataset(DOCUMENTS, 128)
-    data, _, _ = apply(recipe.pretrain, documents, documents, TrainerConfig(), recipe.spans)
+    data, _, _ = apply(recipe.pretrain, documents, documents, TrainerConfig())
     config = TrainerConfig(max_epochs=epochs, batch_size=3, seed=5, few=2, few_epochs=3)
     batches = Trainer(tiny_model(), data, None, config).batches()
     examples = [ids for x, _ in batches for ids in x.tolist()]
@@ -31,14 +31,11 @@ def drawn(recipe, epochs: int = 5) -> list[list[str]]:
 
 
 def test_every_ablation_changes_the_recipe():
-    """All differ, and draw examples of the handout's form; the last MASK alone may be missing."""
+    """All differ, and none changes the examples of pretraining but in their order."""
     found = {name: changed(FAST, changes) for name, changes in recall.ABLATIONS.items()}
     found["as it is"] = FAST
-    assert len({repr(recipe) for recipe in found.values()}) == len(found) > 6
-    examples = {name: drawn(recipe) for name, recipe in found.items()}
-    bare = examples.pop("no third MASK")
-    assert all(len(example) == 4 and not example[3] for each in examples.values() for example in each)
-    assert bare == [example[:3] for example in examples["as it is"]]
+    assert len({repr(recipe) for recipe in found.values()}) == len(found) > 4
+    assert {recipe.pretrain.excerpts for recipe in found.values()} == {None}
 
 
 @pytest.mark.parametrize("table", ["accuracy", "learning"])
@@ -55,8 +52,8 @@ def test_the_rows_that_git_keeps_are_of_todays_recipes(table: str):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("spans", "--change spans: "),
-        ("spans.nothing=1", "--change spans.nothing=1: "),
+        ("pretrain", "--change pretrain: "),
+        ("pretrain.nothing=1", "--change pretrain.nothing=1: "),
         ("nothing=1", "--change nothing=1: "),
         ("pretrain.batch_size=many", "--change pretrain.batch_size=many: "),
         ("pretrain.few=-3", "--change: TrainerConfig: few is "),
@@ -72,9 +69,9 @@ def test_a_change_that_makes_no_sense_is_refused(change: str, says: str):
 @pytest.mark.parametrize("recipe", ["fast", "handout", "excerpts"])
 def test_exposures_are_what_the_training_drew(recipe: str):
     """Counted from the settings alone. Bug: a title with a stop of its own ("Jr..") was not found."""
-    settings = {"seed": 5, "max_epochs": 40, "recipe": recipe, "spans": None, "few": 2, "few_epochs": 3}
-    if spans := RECIPES[recipe].spans:
-        settings["spans"] = str(spans)
+    settings = {"seed": 5, "max_epochs": 40, "recipe": recipe, "excerpts": None, "few": 2, "few_epochs": 3}
+    if excerpts := RECIPES[recipe].pretrain.excerpts:
+        settings["excerpts"] = str(excerpts)
     expected = dict.fromkeys(PEOPLE, 0)
     for before, behind, span, *_ in drawn(RECIPES[recipe], 40):
         name = next(name for name in PEOPLE if name[:4] in before + span + behind)
@@ -82,7 +79,7 @@ def test_exposures_are_what_the_training_drew(recipe: str):
     documents = CharCorruptionDataset(DOCUMENTS, 128)
     assert recall.times_asked(settings, documents, PEOPLE) == expected and sum(expected.values()) > 5
     with pytest.raises(UserError, match="train it again"):
-        recall.times_asked(settings | {"spans": "Aim(0)"}, documents, PEOPLE)
+        recall.times_asked(settings | {"excerpts": "Cut(0)"}, documents, PEOPLE)
 
 
 def test_trainings_and_their_rows(tmp_path: Path, capsys):
@@ -90,25 +87,25 @@ def test_trainings_and_their_rows(tmp_path: Path, capsys):
     write_data(tmp_path, invent_people(16, 4))
     common = ["--data", str(tmp_path), "--data_name", "mine", "--results", str(tmp_path)]
     out = ["--out", str(tmp_path / "out"), "--device", "cpu"]
-    for words in ([], ["--change", "no third MASK"], []):
+    for words in ([], ["--change", "no curriculum"], []):
         assert recall.main(["accuracy", *words, "--seed", "3", "--epochs", "2", *common, *out]) == 0
     assert capsys.readouterr().out.endswith("already done\n")
     found = tables.read_models(tmp_path, changed=True).sort_values("change", kind="stable")
     assert found["model"].tolist() == ["rope, pretrained", tables.REWORDED_4A] * 2
     _, _, ablation, reworded = found.to_dict("records")
     told = {"data": "mine", "variant": "rope", "recipe": "fast", "seed": 3, "epochs": 2, "n": 4}
-    assert ablation.items() >= (told | {"change": "no third MASK"}).items() and ablation["tokens"] > 0
+    assert ablation.items() >= (told | {"change": "no curriculum"}).items() and ablation["tokens"] > 0
     assert reworded.items() >= told.items() and reworded["original"] == ablation["dev"]
     assert found["settings"].nunique() == 2 and not (tmp_path / "sensitivity_questions.csv").exists()
-    assert "--epochs 2 --change 'no third MASK' --data FOLDER" in ablation["command"]
+    assert "--epochs 2 --change 'no curriculum' --data FOLDER" in ablation["command"]
     table = experiment_tables.ablation(tmp_path)
-    assert table[["epochs", "change", "seeds"]].to_numpy().tolist() == [["2", "-", "3"], ["2", "no third MASK", "3"]]
-    plain, bare = sorted((tmp_path / "out").iterdir())
-    assert "last_mask=False" in read_stamp(bare / "rope.pretrain.params")["settings"]["spans"]
+    assert table[["epochs", "change", "seeds"]].to_numpy().tolist() == [["2", "-", "3"], ["2", "no curriculum", "3"]]
+    plain, changed = sorted((tmp_path / "out").iterdir())
+    assert read_stamp(changed / "rope.pretrain.params")["settings"]["few"] is None
     assert recall.main(["exposures", str(plain), *common]) == 0
     asked = rows.read("exposures", tmp_path)
     assert asked["n"].sum() == 4 and set(asked["epochs"]) == {2} and asked["times"].max() <= 2
-    for folder, reason in ((bare, "is of a changed recipe"), (tmp_path, "holds no parameters of a pretraining")):
+    for folder, reason in ((changed, "is of a changed recipe"), (tmp_path, "holds no parameters of a pretraining")):
         with pytest.raises(UserError, match=reason):
             recall.main(["exposures", str(folder), *common])
 

@@ -362,7 +362,7 @@ def test_the_pdf(folder):
     assert not [wide for wide in re.findall(r"Overfull \\[hv]box \(([\d.]+)pt", log) if float(wide) > 3]
     assert "undefined" not in log and "Missing character" not in log
     text = subprocess.run(["pdftotext", out / "report.pdf", "-"], capture_output=True, text=True, check=True).stdout
-    for told in ("225 of 500", "U+0218", "my class", "def choose_span", "src/examples.py --recipe fast"):
+    for told in ("225 of 500", "U+0218", "my class", "def choose_span", "src/dataset.py charcorruption"):
         assert told in text
 
 

@@ -1,17 +1,15 @@
-"""What recipes add to the datasets: spans at places (within the handout's rule), excerpts (outside it), unions."""
+"""What recipes add to the datasets: excerpts and unions."""
 
 import random
 from collections import Counter
-from statistics import fmean, pstdev
+from statistics import fmean
 
 import pytest
 import torch
 
-from batches import Batches
 from dataset import CharCorruptionDataset, NameDataset
 from engine.recipes import RECIPES, apply
-from engine.targets import Aim, Cut, Excerpts, PaddedConcat, Spans, new_words
-from helpers import word
+from engine.targets import Cut, Excerpts, PaddedConcat, new_words
 from test_dataset import M, P, draw, text_of
 from trainer import TrainerConfig
 
@@ -47,89 +45,6 @@ def test_what_is_asked_for(document, wanted):
     length, words, kinds = new_words(title + body)
     found = [(title + body)[start : start + n] for start, n in words]
     assert (length, list(zip(found, kinds, strict=True))) == (len(title), list(wanted.items()))
-
-
-AIMS = sorted({recipe.spans for recipe in RECIPES.values() if isinstance(recipe.spans, Aim)}, key=str)
-EXTREMES = [Aim(cut_behind=0.0), Aim(spans_at_place=False)]
-
-
-def spans(documents: list[str], aim: Aim) -> Spans:
-    """A dataset of these documents, after seeding `random`."""
-    random.seed(0)
-    return Spans(CharCorruptionDataset("\n".join(documents), 128), aim)
-
-
-@pytest.fixture(scope="module")
-def people() -> list[str]:
-    """Documents of more than 112 characters: early and late places of one or several words, or none."""
-    rng = random.Random(0)
-    forms = (
-        "{0}. {0} was born in {1}, {2}, and went to {3} with {4}. {5} of {6} gave {7} to the {8} school at {9}",
-        "{0}. Born in {1} {2}, {3}, the painter of {4} {5} died in {6} near {7}, where nobody had known of {8}",
-        "{0}. In {1}, where the rivers meet and nothing happens on a Sunday, {2} taught {3} until May 1923 in {4}",
-        "{0}. a life of which nobody has written anything down but that it was long and full of good work at {1}",
-    )
-    texts = [forms[i % 4].format(*(word(rng, rng.randint(1, 5)) for _ in range(10))) for i in range(40)]
-    return [f"{text}, or so his old friends say ." for text in texts]
-
-
-@pytest.mark.parametrize("aim", AIMS)
-def test_spans_keep_the_handouts_rule(aim, people):
-    """20,000 examples of long documents, for the Aim of every recipe; a recipe that leaves the rule says so.
-
-    Each length in 4 .. 112 occurs. (The rarest have a probability of 0.1 / 109 each, so one is missing with
-    probability 109 exp(-18), whatever the seed.) The parts add up to the start of the document; x and y are as in
-    part (e).
-    """
-    for recipe in RECIPES.values():
-        assert isinstance(recipe.spans, Cut) == ("departs from part (e)" in recipe.about)
-    data = spans(people, aim)
-    assert data.data == people and min(map(len, people)) > 112
-    x, y = Batches(data, seed=0)[0, list(range(20_000))]  # each (20,000, 128)
-    assert torch.equal(x[:, 1:], y[:, :-1])
-    lengths = set()
-    for ids in torch.cat((x, y[:, -1:]), dim=1).tolist():
-        prefix, suffix, span, *_ = "".join(data.itos[i] for i in ids).rstrip(P).split(M)
-        assert any(person.startswith(prefix + span + suffix) for person in people)
-        lengths.add(len(prefix + span + suffix))
-    assert lengths == set(range(4, 113))
-
-
-@pytest.mark.parametrize("aim", [*AIMS, *EXTREMES])
-def test_spans_are_a_quarter_at_every_length(aim, people):
-    """The mean span of n characters is n/4, within five standard errors, for every n in 4 .. 112 and any Aim."""
-    data = spans(people, aim)
-    for n in range(4, 113):
-        lengths = [data.choose_span(document[:n])[1] for document in people * 20]
-        assert fmean(lengths) == pytest.approx(n / 4, abs=5 * pstdev(lengths) / len(lengths) ** 0.5 + 1e-9), n
-
-
-def test_short_documents():
-    """A document under 4 characters is used whole; a longer one is truncated to 4 characters or more."""
-    for document in ("a", "Abcd", "Ann Li. In Oslo or Pisa"):
-        data = spans([document], Aim(cut_behind=0.2))
-        parts = [(prefix + span + suffix, span) for prefix, suffix, span in (draw(data) for _ in range(3000))]
-        assert all(span and document.startswith(whole) for whole, span in parts)
-        assert {len(whole) for whole, _ in parts} == set(range(min(4, len(document)), len(document) + 1))
-
-
-@pytest.mark.parametrize("end", [40, 60])
-def test_spans_are_the_place_or_all_before_it(end: int):
-    """Of a document with room for both, each span is one of the two, and the mean is a quarter of the document."""
-    document, data = PERSON[:end], spans([PERSON], Aim())
-    counts = Counter(data.choose_span(document) for _ in range(4000))
-    assert counts.keys() == {(33, 4), (11, 22)} and PERSON[33:37] == "Bonn"
-    assert sum(length * n for (_, length), n in counts.items()) / 4000 == pytest.approx(end / 4, abs=0.6)
-
-
-def test_where_documents_are_cut():
-    """Soon after a place (u**4 of the rest is kept, a fifth on average), or anywhere."""
-    long = PERSON + " and so on" * 10
-    wanted = [({"cut_behind": 0.0}, (4, 58)), ({"cut_behind": 1.0}, (37, 37 + (112 - 37) / 5))]  # Bonn ends at 37
-    for changes, shortest_and_mean in wanted:
-        data = spans([long], Aim(**changes))
-        lengths = [len(data.truncate(long)) for _ in range(4000)]
-        assert (min(lengths), fmean(lengths)) == pytest.approx(shortest_and_mean, rel=0.04)
 
 
 def excerpts(cut: Cut, document: str = PERSON, block: int = 128, count: int = 4000) -> list[tuple[str, str, str]]:

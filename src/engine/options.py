@@ -84,7 +84,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
     """Read and check the command line, and fill in what was not given: from the recipe, the machine, the parameters.
 
-    For a training the result also has `checkpoint_path`, and what the recipe changes of it: `phase`, `spans`.
+    For a training the result also has `checkpoint_path`, and what the recipe changes of it, `phase`.
 
     Raises:
         UserError: naming the flag.
@@ -103,7 +103,6 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> arg
         recipe = RECIPES[args.recipe]
         if args.change:
             recipe = changed(recipe, args.change)
-        args.spans = recipe.spans if args.function == "pretrain" else None  # finetuning corrupts no documents
         is_scratch = args.function == "finetune" and args.reading_params_path is None
         args.phase = recipe.scratch if is_scratch else getattr(recipe, args.function)
         rates = {"pretrain_lr": recipe.pretrain, "finetune_lr": recipe.scratch if is_scratch else recipe.finetune}

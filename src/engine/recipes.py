@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 from batches import Examples
 from dataset import CharCorruptionDataset
 from engine.muon import muon_and_adamw
-from engine.targets import Aim, Cut, Excerpts, PaddedConcat, Spans
+from engine.targets import Cut, Excerpts, PaddedConcat
 from trainer import TrainerConfig, adamw
 from utils import UserError
 
@@ -28,7 +28,7 @@ class Phase:
     muon_lr: float | None = None  # peak rate of Muon, for the matrices in the blocks; None: AdamW for everything
     decay_shape: str | None = None  # of the learning rate, which then decays until the end of the run
     few: int | None = None  # size of the random subset used in the first third of the epochs (see `batches.Batches`)
-    excerpts: Cut | None = None  # finetuning also trains on an excerpt of every document, once per epoch
+    excerpts: Cut | None = None  # one of every document per epoch: instead of part (e)'s examples, or beside the pairs
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,6 @@ class Recipe:
     pretrain: Phase = field(default_factory=Phase)  # on the documents
     finetune: Phase = field(default_factory=Phase)  # on the pairs, from pretrained parameters
     scratch: Phase = field(default_factory=Phase)  # on the pairs, from random parameters
-    spans: Aim | Cut | None = None  # how documents are corrupted; None: everything uniform
     people: int | None = None  # a trial: `make run` uses only this many people of the data
 
 
@@ -55,9 +54,8 @@ SCRATCH = replace(PRETRAIN, max_epochs=5, few=None)
 
 RECIPES = {
     "handout": Recipe("the handout's hyperparameters (650 epochs)"),
-    # Cut soon after the place, and with the text before it masked, a document resembles a question.
     "fast": Recipe(
-        "pretrains to the letter of part (e), with its own optimizer, rates, spans and finetuning; minutes on a CPU",
+        "part (e)'s pretraining, with its own optimizer, rates, order of documents and finetuning; minutes on a CPU",
         PRETRAIN,
         FINETUNE,
         SCRATCH,
@@ -70,10 +68,9 @@ RECIPES = {
     ),
     "excerpts": Recipe(
         "departs from part (e): a title and a few characters around one masked word",
-        replace(PRETRAIN, max_epochs=40, batch_size=32, muon_lr=0.01, few=None),
+        replace(PRETRAIN, max_epochs=40, batch_size=32, muon_lr=0.01, few=None, excerpts=Cut()),
         replace(FINETUNE, max_epochs=4, learning_rate=3e-4, muon_lr=None, excerpts=Cut()),
         SCRATCH,
-        Cut(),
     ),
     # The whole path on a few dozen people, to see that everything works; with 15 questions, accuracies say little.
     "smoke": Recipe(
@@ -90,7 +87,7 @@ MAIN_RECIPE = "fast"  # of `make run` and of the experiments
 
 
 def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    """A recipe with other settings, each given as "spans=None", "pretrain.batch_size=128" ...
+    """A recipe with other settings, each given as "pretrain.few=None", "pretrain.batch_size=128" ...
 
     Raises:
         UserError: naming a change that is not of this form, or whose setting does not exist.
@@ -117,13 +114,12 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
 
 
 def apply(
-    phase: Phase,
-    documents: CharCorruptionDataset,
-    dataset: Examples,
-    config: TrainerConfig,
-    spans: Aim | Cut | None = None,
+    phase: Phase, documents: CharCorruptionDataset, dataset: Examples, config: TrainerConfig
 ) -> tuple[Examples, TrainerConfig, Callable]:
-    """Apply recipe settings that have no flag: spans (of pretraining), excerpts beside the pairs, schedule, optimizers.
+    """Apply recipe settings that have no flag: excerpts, schedule, optimizers.
+
+    Args:
+        dataset: the documents themselves, or the pairs.
 
     Returns:
         The dataset to train on, the config, and what Trainer takes as `make_optimizers`.
@@ -131,12 +127,9 @@ def apply(
     Raises:
         UserError: TrainerConfig refuses a changed setting.
     """
-    if isinstance(spans, Aim):
-        dataset = Spans(documents, spans)
-    elif isinstance(spans, Cut):
-        dataset = Excerpts(documents, spans)
-    elif phase.excerpts:
-        dataset = PaddedConcat(dataset, Excerpts(documents, phase.excerpts))
+    if phase.excerpts:
+        excerpts = Excerpts(documents, phase.excerpts)
+        dataset = excerpts if dataset is documents else PaddedConcat(dataset, excerpts)
     try:
         if phase.few:
             config = replace(config, few=phase.few, few_epochs=config.max_epochs // 3)

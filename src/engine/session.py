@@ -141,7 +141,6 @@ def settings_of(args: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
         "corpus": fingerprint(read_text(args.pretrain_corpus_path)),
         "pairs": fingerprint(read_text(args.finetune_corpus_path)) if args.function == "finetune" else None,
         "from": fingerprint(Path(start).read_bytes()) if start else None,
-        "spans": f"{args.spans}" if args.spans else None,
         "muon_lr": args.phase.muon_lr,
         "excerpts": f"{args.phase.excerpts}" if args.phase.excerpts else None,
         "precision": None if args.precision == "auto" else args.precision,

@@ -1,7 +1,4 @@
-"""What recipes change in the datasets: where spans lie, excerpts instead of spans, several datasets as one.
-
-`Spans` keeps to the letter of the handout's span corruption and chooses lengths and positions. `Excerpts` does not.
-"""
+"""What recipes add to the datasets: excerpts of documents, and several datasets as one."""
 
 import random
 import re
@@ -64,71 +61,6 @@ def new_words(document: str) -> tuple[int, list[tuple[int, int]], list[int]]:
     first = (places or sorted(new, key=lambda word: rank(word)[1:]))[:1]
     kinds = [2 if word in first else 1 if word in places else 0 for word in new]
     return title, [(word.start(), len(word.group())) for word in new], kinds
-
-
-def first_place(document: str, longest: int) -> tuple[int, int, int] | None:
-    """The length of a document's title, and (start, length) of its place within the first `longest` characters.
-
-    That is the place that `new_words` puts first; if it lies beyond them, the first other place in the text; without
-    one, the first new word. None if there is none of these, or if it follows the title at once.
-    """
-    title, words, kinds = new_words(document)
-    within = [(kind, word) for kind, word in zip(kinds, words, strict=True) if sum(word) <= longest]
-    _, (start, length) = max(within, key=lambda found: found[0], default=(0, (0, 0)))  # of equals the first
-    return (title, start, length) if start > title else None
-
-
-@dataclass(frozen=True)
-class Aim:
-    """Where documents are cut and what is asked for, within the letter of part (e).
-
-    Attributes:
-        cut_behind: share of the documents that are cut soon after their place; the others are cut anywhere.
-        nearness: the cut is at fraction u**nearness of the remaining text, u uniform.
-        spans_at_place: False for the handout's spans, which lie anywhere.
-        last_mask: whether an example ends with a third MASK, which the handout leaves open.
-    """
-
-    cut_behind: float = 0.9
-    nearness: float = 4.0
-    spans_at_place: bool = True
-    last_mask: bool = True
-
-
-class Spans(CharCorruptionDataset):
-    """The documents of a plain dataset, truncated and masked as an Aim says."""
-
-    def __init__(self, documents: CharCorruptionDataset, aim: Aim):
-        vars(self).update(vars(documents))  # the same documents and vocabulary
-        self.aim = aim
-        self.has_last_mask = aim.last_mask
-
-    def truncate(self, document: str) -> str:
-        """Each length of 4 .. block_size * 7/8 is possible; the likeliest end soon after the place."""
-        is_cut_behind = random.random() < self.aim.cut_behind
-        found = first_place(document, self.longest)
-        if not is_cut_behind or not found:
-            return super().truncate(document)
-        _, start, length = found
-        rest = min(len(document), self.longest) - (start + length)
-        return document[: max(4, start + length + int((rest + 1) * random.random() ** self.aim.nearness))]
-
-    def choose_span(self, document: str) -> tuple[int, int]:
-        """The place, or all that stands between the title and the place; a quarter is cut out on average.
-
-        With all between cut out, the name alone stands before the place ("Ann Li. MASK Rome MASK Ann Li was born in "),
-        as in a question. If no mix of the two averages a quarter, the handout's rule applies.
-        """
-        found = first_place(document, len(document))
-        if not self.aim.spans_at_place or not found:
-            return super().choose_span(document)
-        title, start, length = found
-        quarter, between = len(document) / 4, start - title
-        if not length < quarter < between:
-            return super().choose_span(document)
-        if random.random() < (quarter - length) / (between - length):
-            return title, between
-        return start, length
 
 
 @dataclass(frozen=True)
