@@ -25,7 +25,7 @@ class NameDataset(Dataset):
         x: Where was Ada Lovelace born?[MASK]London[MASK][PAD]...
         y: [PAD]...               [MASK]London[MASK][PAD]...
 
-    that is, y is x one character later without the question, so that the loss is on `MASK place MASK` alone.
+    that is, y is x shifted by one character with the question blanked out, so the loss covers only `MASK place MASK`.
 
     `data` is the text of a file of lines `question<TAB>place`, `source` its name in error messages.
     """
@@ -72,9 +72,9 @@ def encode(text: str, stoi: dict[str, int]) -> Tensor:
 
 
 class CharCorruptionDataset(Dataset):
-    """Documents with one span of characters masked out and asked for: T5's span corruption with a single span.
+    """T5's span corruption (Raffel et al. 2020, section 3.1.4) with a single masked span per document.
 
-    Raffel et al. 2020, section 3.1.4. The last MASK of an example is optional in the handout; with it, the end
+    The last MASK of an example is optional in the handout; with it, the end
     `MASK span MASK` has the form of finetuning's `MASK place MASK`. `data` holds one document per line. Random
     numbers come from Python's `random`.
     """

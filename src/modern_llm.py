@@ -1,12 +1,12 @@
-"""[part 4b] and [part 4c] What an instruction-tuned model from Hugging Face says to the same questions.
+"""[part 4b] and [part 4c] Ask an instruction-tuned model from Hugging Face the same questions.
 
     python src/modern_llm.py                             # Qwen/Qwen3-1.7B from the hub; needs requirements-llm.txt
     python src/modern_llm.py --model path/to/folder      # or path/to/model.gguf
 
-Every question is asked in two wordings (--template) and two ways (--prompt). Bare (4b) is the question alone, and the
-exact match compares the reply as it is; instructed (4c) adds instructions, and the exact match compares the place that
-`parse_place` reads. The match after normalisation compares the place in both, without regard to case, accents, country.
-Replies are kept (engine/hub.py): the same command goes on with an interrupted run. report/llm.py makes rows of results
+Every question is asked in two wordings (--template) and two ways (--prompt): bare (4b) is the question alone,
+instructed (4c) adds instructions. The exact match compares the whole reply if bare, the place that `parse_place` reads
+from it if instructed. The match after normalisation compares that place in both, ignoring case, accents and country.
+Replies are kept (engine/hub.py), so the same command continues an interrupted run. report/llm.py makes rows of results
 from them.
 """
 

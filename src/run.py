@@ -6,7 +6,7 @@
     python src/run.py evaluate vanilla wiki.txt --reading_params_path vanilla.finetune.params \\
         --eval_corpus_path birth_dev.tsv --outputs_path vanilla.pretrain.dev.predictions
 
-The handout's hyperparameters stand where the handout asks for them. --recipe changes some (`engine/recipes.py`).
+The handout's hyperparameters are set in this file. --recipe changes some of them (`engine/recipes.py`).
 """
 
 import argparse
@@ -50,12 +50,22 @@ def build_parser(functions: Sequence[str] = FUNCTIONS) -> argparse.ArgumentParse
     parser.add_argument("variant", choices=["vanilla", "rope"], help="learned or rotary positions")
     parser.add_argument("pretrain_corpus_path", help="the documents; they define the vocabulary in all functions")
     parser.add_argument("--reading_params_path", help="parameters to start from, or to evaluate")
-    parser.add_argument("--writing_params_path", help="where the trained parameters go")
+    parser.add_argument("--writing_params_path", help="where to save the trained parameters")
     parser.add_argument("--finetune_corpus_path", help="question-answer pairs to finetune on")
     parser.add_argument("--eval_corpus_path", help="questions to answer, with or without answers")
     parser.add_argument("--outputs_path", help="where the predictions go, one per line")
-    parser.add_argument("--pretrain_lr", type=float, default=6e-3, help="rate (default: the recipe's; handout: 6e-3)")
-    parser.add_argument("--finetune_lr", type=float, default=6e-4, help="rate (default: the recipe's; handout: 6e-4)")
+    parser.add_argument(
+        "--pretrain_lr",
+        type=float,
+        default=6e-3,
+        help="learning rate of pretraining (default: the recipe's; handout: 6e-3)",
+    )
+    parser.add_argument(
+        "--finetune_lr",
+        type=float,
+        default=6e-4,
+        help="learning rate of finetuning (default: the recipe's; handout: 6e-4)",
+    )
     parser.add_argument("--tb_expt_name", default="run", help="name of the run in TensorBoard (default: %(default)s)")
     options.add_options(parser)
     return parser
@@ -148,8 +158,8 @@ def answer(
 ) -> list[str]:
     """The model's greedy answers: the question, MASK, then the likeliest characters up to the next MASK.
 
-    A character that the corpus lacks is left out of its question; a message says how often. Answers are brought to
-    one line each, whatever the model emits. `source` names the file of questions in messages. The precision is
+    A character that the corpus lacks is left out of its question; a message says how often. Line breaks and tabs in
+    an answer become single blanks. `source` names the file of questions in messages. The precision is
     float32 unless bfloat16 is asked for.
 
     Raises:

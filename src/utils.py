@@ -33,7 +33,7 @@ class UserError(Exception):
 
 
 class Output:
-    """A standard stream that may be closed, or lose its reader (`| head`, a terminal): the program goes on without."""
+    """Wraps stdout or stderr: if it is closed or loses its reader (`| head`, a terminal), the program goes on."""
 
     def __init__(self, stream: Any):
         self.stream = stream or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
@@ -94,7 +94,7 @@ def set_seed(seed: int) -> None:
 def read_text(path: str | Path) -> str:
     """The text of a UTF-8 file; a byte order mark is dropped, CRLF and CR become newlines as in Python's open().
 
-    Accents become part of their letter (Unicode's NFC), however they were typed.
+    The text is normalised to Unicode NFC, so an accent and its letter are one character where NFC has one.
 
     Raises:
         UserError: the file is missing, empty, a directory, a pipe, unreadable, or not UTF-8 text.
@@ -209,7 +209,7 @@ NO_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # what
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """Write a file that appears whole or not at all: a temporary file beside it, then a rename.
 
-    Some mounts (Windows drives under WSL, CIFS, FUSE) have no chmod or no fsync; there the file is written without.
+    Some mounts (Windows drives under WSL, CIFS, FUSE) have no chmod or no fsync; there that step is skipped.
     A symbolic link stays one: the file it points to is written.
 
     Raises:
@@ -262,7 +262,7 @@ def generate(
 ) -> list[Tensor]:
     """Continue every prompt, token by token.
 
-    Prompts of similar length share a batch, padded on the right: attention is causal, so padding behind a row's last
+    Prompts of similar length share a batch, padded on the right: attention is causal, so padding after a row's last
     token changes nothing. A row that has emitted `stop` leaves its batch.
 
     Args:
@@ -336,7 +336,7 @@ def sample(
 
 
 def evaluate_places(filepath: str | Path, predicted_places: Sequence[str]) -> tuple[float, float]:
-    """Count the predictions, one a line of the file, that are exactly the answer.
+    """Count the predictions that equal the answer exactly; there is one prediction for each line of the file.
 
     Returns (total, correct), both 0 if the file has questions alone. UserError: another number of predictions.
     """

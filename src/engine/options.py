@@ -49,11 +49,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="SETTING=VALUE",
-        help="other settings of the recipe, see Recipe in src/engine/recipes.py: pretrain.muon_lr=None ...",
+        help="override settings of the recipe, such as pretrain.muon_lr=None; see Recipe in src/engine/recipes.py",
     )
-    training.add_argument("--max_epochs", type=int, help="epochs")
+    training.add_argument("--max_epochs", type=int, help="number of epochs")
     training.add_argument("--batch_size", type=int, help="examples per step")
-    training.add_argument("--dropout", type=float, help="at embedding, residual branches and attention")
+    training.add_argument("--dropout", type=float, help="dropout of embedding, residual branches and attention")
     training.add_argument(
         "--checkpoint_minutes", type=float, help="minutes between checkpoints, fractions allowed (default: 5)"
     )
@@ -63,10 +63,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="continue an interrupted run; a complete run is left alone; without a checkpoint, start afresh",
     )
-    size = parser.add_argument_group("size", "(defaults: the handout's, or that of the parameters to start from)")
+    size = parser.add_argument_group("model size", "(defaults: that of --reading_params_path, else the handout's)")
     for name, text in (("n_layer", "blocks"), ("n_head", "heads per block"), ("n_embd", "width")):
         size.add_argument(f"--{name}", type=int, help=f"{text} (handout: {SIZE[name]})")
-    size.add_argument("--block_size", type=int, help=f"longest row (handout: {SIZE['block_size']})")
+    size.add_argument("--block_size", type=int, help=f"context length (handout: {SIZE['block_size']})")
     machine = parser.add_argument_group("machine")
     machine.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
@@ -74,8 +74,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=["auto", "float32", "bfloat16"],
         default="auto",
-        help="of the matrix products; auto: bfloat16 for training where the hardware has it, float32 for evaluation "
-        "(default: %(default)s)",
+        help="precision of the matrix products; auto: bfloat16 for training where the hardware has it, float32 for "
+        "evaluation (default: %(default)s)",
     )
     logs = parser.add_argument_group("logs")
     logs.add_argument("--expt_dir", default="expt", help="folder of the TensorBoard logs (default: %(default)s)")

@@ -16,7 +16,7 @@ from utils import MASK_CHAR, PAD_CHAR
 TITLE = re.compile(r".*?\w\w\. ")  # "Samuel L. Jackson. "
 BEFORE_A_PLACE = re.compile(r"(?:\b(?:in|at|near|from|of)(?: the)? |\b\d{4}\)?,? )$")  # "born in ", "(3 May 1822 "
 NAME_AND_COMMA = re.compile(r"[^\W\d_a-z][\w'.-]*(?: [^\W\d_a-z][\w'.-]*)*, $")  # "Los Angeles, "
-PART_OF_A_NAME = re.compile(r"-| [^\W\d_a-z]|\.\w")  # behind "Saint" in "Saint-Denis", "Los" in "Los Angeles"
+PART_OF_A_NAME = re.compile(r"-| [^\W\d_a-z]|\.\w")  # after "Saint" in "Saint-Denis", "Los" in "Los Angeles"
 MONTH = re.compile("January|February|March|April|May|June|July|August|September|October|November|December")
 BEHIND_BORN = 80  # characters between "born" and the place
 BEFORE = 80  # characters of a document that are read to tell whether a word is a place
@@ -68,11 +68,11 @@ class Cut:
     """How excerpts are cut.
 
     Attributes:
-        first_place, other_place: the weight of a place among the new words; any other word has 1.
-        nearness: how close to the word the excerpt ends on either side: at the share u**nearness of the text there, u
-            uniform.
-        lead: share of the excerpts in which the text left of the word comes before the title, so that names are met at
-            other positions than the first, as in a question.
+        first_place, other_place: sampling weights of the first place and of other places; any other new word has 1.
+        nearness: on each side of the word a fraction u**nearness of the available text is kept, u uniform; a larger
+            value keeps less.
+        lead: share of the excerpts in which the text left of the word comes before the title, so that names also occur
+            at positions other than the first, as in a question.
         longest_lead: the most characters of that text; each number up to it is equally likely.
     """
 
