@@ -89,8 +89,8 @@ def confidence(folder: Path) -> pd.DataFrame:
         shown(row.auroc, f"{row.auroc:.2f} ({row.auroc_low:.2f} to {row.auroc_high:.2f})") for row in found.itertuples()
     ]
     for share in (25, 50, 75):
-        surest = [surest_answers(asked[asked["told"] == told], share) for told in found["told"]]
-        found[f"of_{share}"] = percents(*zip(*[(one["right"].sum(), len(one)) for one in surest], strict=True))
+        surest = [surest_answers(asked[asked["told"] == told], share)["right"] for told in found["told"]]
+        found[f"of_{share}"] = percents([right.sum() for right in surest], [len(right) for right in surest])
     heads = "model | right, dev (95 %) | ECE | AUROC (95 %) | accuracy, surest 25 % | accuracy, surest 50 % | "
     heads += "accuracy, surest 75 % | coverage at 90 %"
     line = "{told} | {dev} | {ece:.3f} | {area} | {of_25} | {of_50} | {of_75} | {coverage_at_90:.0%}"
@@ -153,5 +153,7 @@ def beside(folder: Path) -> pd.DataFrame:
     """A step alone and beside a busy program, a column for each way to train."""
     found = rows.read("processes_beside", folder)
     found["a step of"] = found["recipe"] + found["busy"].map({False: "", True: ", beside a busy program"})
-    cells = found.pivot(index="a step of", columns="way", values="seconds").map("{:.2f} s".format)
-    return cells.loc[found["a step of"].unique(), found["way"].unique()].rename_axis(columns=None).reset_index()
+    index = ["a step of", "hardware"]
+    cells = found.pivot(index=index, columns="way", values="seconds").map("{:.2f} s".format)
+    order = found.set_index(index).index.unique()
+    return cells.loc[order, found["way"].unique()].rename_axis(columns=None).reset_index()

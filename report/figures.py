@@ -13,7 +13,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import LogLocator, NullLocator
 
 from engine.recipes import MAIN_RECIPE
-from engine.wordings import wilson_interval
+from engine.wordings import WORDINGS, wilson_interval
 from experiments.confidence import bins
 from experiments.positions import sinusoids as embeddings
 from report import experiment_tables, rows, tables
@@ -179,7 +179,7 @@ def sensitivity(folder: Path, data: str | None = None) -> Figure | None:
             Bar(share, first["n"], (), wording, {"original": BLUE, "reworded": ORANGE}[wording])
             for wording, share in pair["normalised"].fillna(pair["exact"]).items()
         ]
-    title = "\n".join(f"{name}: {wording}" for name, wording in tables.WORDINGS.items())
+    title = "\n".join(f"{name}: {wording}" for name, wording in WORDINGS.items())
     title = f"{data} data\n{title}" if data else title
     return bars(groups, title, f"{CORRECT};\nof an LLM, the place read from its reply")
 

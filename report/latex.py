@@ -29,11 +29,11 @@ from attention import CausalSelfAttention
 from batches import Batches
 from dataset import CharCorruptionDataset
 from engine.recipes import MAIN_RECIPE, RECIPES
-from engine.wordings import ORIGINAL, REWORDED, mcnemar
+from engine.wordings import ORIGINAL, REWORDED, WORDINGS, mcnemar
 from experiments.confidence import own_documents, read_invented, read_places, stands_in
 from modern_llm import LISTED, PROMPTS
 from report import experiment_tables, figures, rows, settings, tables
-from report.tables import BARS, MODELS, PRETRAINED, REWORDED_4A, SHARES, WORDINGS, latex, percent, shown, tex
+from report.tables import BARS, MODELS, PRETRAINED, REWORDED_4A, SHARES, latex, percent, shown, tex
 from utils import MASK_CHAR, UserError, cli, fingerprint, read_text, write_text
 
 # Prefix of the macros about each model.
@@ -250,8 +250,10 @@ def corruption(run: Run) -> dict[str, str]:
     drawn = settings.trainers(run.recipe, run.data)["pretraining"].train_dataset
     x, _ = Batches(drawn, run.seed)[0, list(range(len(drawn)))]
     spans = ["".join(drawn.itos[i] for i in ids).split(MASK_CHAR)[2] for ids in x.tolist()]
-    titles = [document.partition(". ")[0] for document in drawn.data]
-    asked = [places[who] in span for who, span in zip(titles, spans, strict=True) if who in places]
+    span_of = dict(zip(drawn.data, spans, strict=True))
+    asked = [
+        stands_in(places[who], span_of[own]) for who, own in own_documents(drawn.data, places).items() if own in span_of
+    ]
     return {"askedPlace": per_cent(np.mean(asked) if asked else np.nan)}
 
 
@@ -339,10 +341,11 @@ def wordings(run: Run) -> dict[str, str]:
         if prompt == "bare":
             macros["Fictional".join(name)] = f"{replies['reply'].str.contains('fictional').sum()}"
             macros["Cut".join(name)] = per_cent(1 - replies["reply"].str.contains(r"[.!?][\"')]*$").mean())
-        if prompt == "instructed":
-            macros["City".join(name)] = f"{replies['reply'].str.startswith('The city').sum()}"
-            macros["Born".join(name)] = f"{replies['reply'].str.contains('was born in').sum()}"
-            macros["Birthplace".join(name)] = f"{replies['reply'].str.startswith('The birthplace of').sum()}"
+        elif wording == "original":
+            macros["instructedCity"] = f"{replies['reply'].str.startswith('The city').sum()}"
+            macros["instructedBorn"] = f"{replies['reply'].str.contains('was born in').sum()}"
+        else:
+            macros["instructedBirthplaceReworded"] = f"{replies['reply'].str.startswith('The birthplace of').sum()}"
     for wording in WORDINGS:
         macros[f"bare{wording.title()}Exact"] = per_cent(llm.loc[("bare", wording), "exact"])
         macros[f"bare{wording.title()}Read"] = per_cent(llm.loc[("bare", wording), "normalised"])

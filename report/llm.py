@@ -13,16 +13,16 @@ from itertools import product
 from pathlib import Path
 
 from engine.hub import read_record
-from engine.wordings import accuracy_change, names_in
-from modern_llm import PROMPTS, TEMPLATES
+from engine.wordings import WORDINGS, accuracy_change, names_in
+from modern_llm import PROMPTS
 from report import figures, rows
 from report.tables import TESTED
 from utils import UserError, cli, fingerprint, read_text
 
 # The way to ask and the wording, by the message that was sent.
 CELLS = {
-    PROMPTS[prompt].replace("{question}", TEMPLATES[template]): (prompt, template)
-    for prompt, template in product(PROMPTS, TEMPLATES)
+    PROMPTS[prompt].replace("{question}", WORDINGS[template]): (prompt, template)
+    for prompt, template in product(PROMPTS, WORDINGS)
 }
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from engine.recipes import DEFAULT_RECIPE, MAIN_RECIPE, RECIPES
-from engine.wordings import ORIGINAL, REWORDED, wilson_interval
+from engine.wordings import WORDINGS, wilson_interval
 from modern_llm import LISTED
 from report import rows
 from utils import UserError, write_text
@@ -27,7 +27,6 @@ PRETRAINED = tuple(f"{variant}, pretrained" for variant in BARS)
 REWORDED_4A = "rope, question reworded (4a)"
 MODELS = ("vanilla without pretraining", "London for everyone", *PRETRAINED, REWORDED_4A)
 ASKED = {"bare": "question alone", "instructed": "with instructions"}
-WORDINGS = {"original": ORIGINAL, "reworded": REWORDED}
 SHARES = {"exact": "exact", "normalised": "place read"}  # right answers as they stand, and of places read from replies
 
 

@@ -23,12 +23,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch is loaded: wait
 
 from engine import hub
 from engine.machine import hardware
-from engine.wordings import ORIGINAL, REWORDED, ask_about, describe_mcnemar, mcnemar, names_in, share
+from engine.wordings import WORDINGS, ask_about, describe_mcnemar, mcnemar, names_in, share
 from parse_place import THOUGHTS, normalise, parse_place, without_thoughts
 from utils import UserError, cli, fingerprint, read_pairs, read_text, write_text
 
 LISTED = ("Qwen/Qwen3-1.7B", "meta-llama/Llama-3.2-1B-Instruct", "HuggingFaceTB/SmolLM2-1.7B-Instruct")
-TEMPLATES = {"original": ORIGINAL, "reworded": REWORDED}
 PROMPTS = {
     "bare": "{question}",
     "instructed": "{question} Answer with the name of the city or town alone: no sentence, no country, no explanation. "
@@ -90,7 +89,7 @@ def print_accuracy(found: dict[tuple[str, str], list[dict[str, Any]]], prompt: s
     for kind, title in (("exact", "exact match"), ("normalised", "match after normalisation")):
         print(f"{prompt}, {template}, {title}: {share(sum(note[kind] for note in notes), len(notes))}")
     if template == "reworded" and (prompt, "original") in found:
-        tested = mcnemar(*([note["normalised"] for note in found[prompt, t]] for t in TEMPLATES))
+        tested = mcnemar(*([note["normalised"] for note in found[prompt, t]] for t in WORDINGS))
         print(f"{prompt}, normalised: {describe_mcnemar(*tested)}")
 
 
@@ -99,15 +98,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Ask an LLM the questions of the dev set.", allow_abbrev=False)
     parser.add_argument("--model", help=f"hub id, local folder or .gguf file (default: {LISTED[0]})")
     parser.add_argument("--prompt", choices=[*PROMPTS, "both"], default="both", help="default: %(default)s")
-    parser.add_argument("--template", choices=[*TEMPLATES, "both"], default="both", help="default: %(default)s")
+    parser.add_argument("--template", choices=[*WORDINGS, "both"], default="both", help="default: %(default)s")
     args = hub.parse(parser, argv, example=LISTED[0])
     text, where = read_text(args.eval_corpus_path), args.eval_corpus_path
     people, places = names_in(text, where), [place for _, _, place in read_pairs(text, where)]
     chat = functools.cache(lambda: Chat(args))  # loaded when first needed: a complete run only scores its replies anew
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     prompts = PROMPTS if args.prompt == "both" else [args.prompt]
-    for prompt, template in itertools.product(prompts, TEMPLATES if args.template == "both" else [args.template]):
-        message = PROMPTS[prompt].replace("{question}", TEMPLATES[template])
+    for prompt, template in itertools.product(prompts, WORDINGS if args.template == "both" else [args.template]):
+        message = PROMPTS[prompt].replace("{question}", WORDINGS[template])
         settings = {"questions": fingerprint(text), "message": message, "model": args.name, "precision": args.precision}
         settings["max_new_tokens"] = args.max_new_tokens
         stem = Path(args.outputs_dir) / f"modern_llm.{args.name.replace('/', '_')}.{prompt}.{template}"
@@ -116,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
         record.ask(messages, chat, args.batch_size, f"{prompt}, {template}")
         predictions = []
         for i in itertools.takewhile(record.known.__contains__, range(len(people))):  # earlier runs may have asked more
-            question = ask_about(people[i], TEMPLATES[template])
+            question = ask_about(people[i], WORDINGS[template])
             compared, note = compare(prompt, question, record.known[i]["raw"], places[i])
             record.known[i] |= note
             predictions.append(compared + "\n")

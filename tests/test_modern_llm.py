@@ -14,6 +14,7 @@ import torch
 
 import modern_llm
 from engine import hub
+from engine.wordings import WORDINGS
 from helpers import CHAT_TEMPLATE, Program, Result, save_tiny_llama
 from report import llm, rows
 from utils import UserError, cli, evaluate_places, fingerprint
@@ -259,7 +260,7 @@ def test_whole_script_with_a_llama(llama, monkeypatch):
     done = script(llama, monkeypatch, *argv)
     assert done.code == 0, done.stderr
     assert "<s>system You help.</s><s>user Where was Ansa Veld born?</s><s>assistant " in done.stdout
-    for cell in product(modern_llm.PROMPTS, modern_llm.TEMPLATES):
+    for cell in product(modern_llm.PROMPTS, WORDINGS):
         stem = llama.parent / f"modern_llm.tiny-llama.{'.'.join(cell)}"
         replies = [json.loads(line)["raw"] for line in lines(f"{stem}.jsonl")[1:]]
         assert len(lines(f"{stem}.predictions")) == len(replies) == 5 and any(replies)

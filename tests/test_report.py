@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from engine.recipes import RECIPES
+from engine.wordings import WORDINGS
 from helpers import invent_people, write_data
 from report import figures, latex, page, rows, settings, tables
 from utils import UserError, cli, fingerprint
@@ -41,7 +42,7 @@ def put(folder: Path, data: str = NAME, recipe: str = "fast", seed: int = 0) -> 
     counts = {"only_original": 180, "only_reworded": 5, "p_mcnemar": 1.23e-63}
     reworded = {"model": tables.REWORDED_4A, "variant": "rope", "original": 0.45, "dev": 0.1, "parameters": 99}
     rows.add("accuracy", run | reworded | counts, folder)
-    for prompt, template in ((prompt, template) for prompt in tables.ASKED for template in tables.WORDINGS):
+    for prompt, template in ((prompt, template) for prompt in tables.ASKED for template in WORDINGS):
         told = {"model": "some/small_LLM", "prompt": prompt, "template": template, "parameters": 1234567}
         told |= {"exact": 0.0, "normalised": 0.08} | (counts if template == "reworded" else {})
         rows.add("modern_llm", made | {"n": 500, "questions": fingerprint(PEOPLE.unseen)} | told, folder)

@@ -202,8 +202,3 @@ def read_checkpoint(path: str | Path) -> tuple[dict, dict]:
     if content.get("format") != FORMAT:
         raise UserError(f"{path}: was written by an earlier version and cannot be continued; delete it to start afresh")
     return content, json.loads(content["settings"])
-
-
-def resumed_precision(path: str | Path) -> str:
-    """The precision in which an interrupted run was begun."""
-    return read_checkpoint(path)[1]["precision"]

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from engine.checkpoints import resumed_precision
+from engine.checkpoints import read_checkpoint
 from trainer import TrainerConfig
 from utils import UserError, note
 
@@ -59,8 +59,9 @@ def adapt(config: TrainerConfig, args: argparse.Namespace) -> TrainerConfig:
     """
     precision = args.precision
     if precision == "auto":
-        is_begun = args.resume and args.checkpoint_path.exists()
-        precision = resumed_precision(args.checkpoint_path) if is_begun else pick_precision(args.device)
+        precision = pick_precision(args.device)
+        if args.resume and args.checkpoint_path.exists():
+            precision = read_checkpoint(args.checkpoint_path)[1]["precision"]
     config = replace(config, precision=precision)
     if args.device.type == "cpu":
         rows = config.batch_size // (dist.get_world_size() if dist.is_initialized() else 1)

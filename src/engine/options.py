@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="SETTING=VALUE",
-        help="override settings of the recipe, such as pretrain.muon_lr=None; see Recipe in src/engine/recipes.py",
+        help="override settings of the recipe, such as pretrain.muon_lr=None; see Phase in src/engine/recipes.py",
     )
     training.add_argument("--max_epochs", type=int, help="number of epochs")
     training.add_argument("--batch_size", type=int, help="examples per step")

@@ -95,8 +95,8 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
     for change in changes:
         path, _, text = change.partition("=")
         part, _, name = path.partition(".")
-        holder: Any = getattr(recipe, part, None) if name else recipe
-        kind: Any = get_type_hints(type(holder)).get(name or part, ())
+        phase: Any = getattr(recipe, part, None)
+        kind: Any = get_type_hints(type(phase)).get(name, ())
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
@@ -106,9 +106,9 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
         if not kind or not isinstance(value, kind):
             raise UserError(
                 f"--change {change}: no such setting, or its value has the wrong type; "
-                "see Recipe in src/engine/recipes.py"
+                "see Phase in src/engine/recipes.py"
             )
-        new: dict[str, Any] = {part: replace(holder, **{name: value}) if name else value}
+        new: dict[str, Any] = {part: replace(phase, **{name: value})}
         recipe = replace(recipe, **new)
     return recipe
 

@@ -8,6 +8,7 @@ from utils import UserError, read_pairs
 
 ORIGINAL = "Where was NAME born?"
 REWORDED = "What is the birthplace of NAME?"
+WORDINGS = {"original": ORIGINAL, "reworded": REWORDED}  # by their names in rows and flags
 
 # Further wordings, from close to the original to far from it.
 FURTHER = (
