@@ -384,7 +384,7 @@ def sinusoids() -> Figure:
     return figure
 
 
-def loss_curve(found: pd.DataFrame, few_steps: int = 0) -> Figure:
+def loss_curve(found: pd.DataFrame, few_steps: int) -> Figure:
     """The loss of each variant's pretraining by its steps; a line where the steps on few documents end."""
     figure = Figure(figsize=(6.2, 2.6), layout="constrained")
     axes = figure.subplots()
@@ -393,7 +393,7 @@ def loss_curve(found: pd.DataFrame, few_steps: int = 0) -> Figure:
         axes.plot(curve["step"], curve["loss"], color=colour)
         at = curve.iloc[len(curve) // 10]
         shift = (8, 8) if side == "left" else (-8, -14)
-        axes.annotate(variant, at[["step", "loss"]], shift, textcoords="offset points", color=colour, ha=side)
+        note(axes, variant, (at["step"], at["loss"]), shift, fontsize=10, color=colour, ha=side)
     if few_steps:
         axes.axvline(few_steps, color=GREY, linewidth=1)
     axes.set(xlabel="step of pretraining", ylabel="loss, nats per character", ylim=(0, None))

@@ -397,7 +397,11 @@ def strategy(run: Run) -> dict[str, str]:
         "inventedInTrain": per_cent(row["invented_in_train"] / row["invented_n"]),
         "inventedPlaces": frequent(invented["answer"].value_counts()),
     }
-    for language, places in (("Polish", ("Krakow", "Warsaw")), ("Irish", ("Dublin",)), ("Serbian", ("Belgrade",))):
+    for language, places in (
+        ("Polish", ("Krakow", "Warsaw")),
+        ("Serbian", ("Belgrade",)),
+        ("Japanese", ("Tokyo", "Osaka")),
+    ):
         answers = invented["answer"][invented["language"] == language]
         macros[f"{language.lower()}Names"] = f"{answers.isin(places).sum()} of {len(answers)}"
     shuffle = np.random.default_rng(0).permutation
