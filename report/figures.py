@@ -47,8 +47,9 @@ CORRECT = "correct dev answers, % (95 % interval)"
 
 
 def save(figure: Figure | None, path: Path) -> None:
-    """Write a figure, if there is one, as PNG or PDF; without a date, so that the same rows give the same bytes."""
+    """Write a figure as PNG or PDF, without a date, so that the same rows give the same bytes; None deletes it."""
     if figure is None:
+        path.unlink(missing_ok=True)
         return
     kind = path.suffix[1:]
     dates = {"Software": None} if kind == "png" else {"CreationDate": None, "Creator": None, "Producer": None}
