@@ -1,7 +1,7 @@
 """How accurate a recipe is, after how much pretraining, and which of its choices matter.
 
     python experiments/recall.py accuracy --recipe fast --variant rope --seed 1
-    python experiments/recall.py accuracy --epochs 12                # another length of pretraining
+    python experiments/recall.py accuracy --epochs 24                # another length of pretraining
     python experiments/recall.py accuracy --change "no curriculum"   # one choice changed
     python experiments/recall.py learning                   # the loss on places during the pretraining, epoch by epoch
     python experiments/recall.py exposures expt/recall/FOLDER ...    # accuracy by how often a place was asked for

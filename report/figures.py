@@ -163,7 +163,7 @@ def ablation(folder: Path) -> Figure | None:
         for seeds, colour in ((whole, BLUE), *((change, LIGHT) for change in changes))
     }
     title = f"{rows.about_data(whole)}, " + "{variant}, recipe {recipe}".format(**whole.iloc[0])
-    figure = bars(groups, title, f"{CORRECT}\nshaded: the runs of the recipe as it is")
+    figure = bars(groups, title, CORRECT + ("\nshaded: the runs of the recipe as it is" if len(whole) > 1 else ""))
     low, high = 100 * whole["dev"].min(), 100 * whole["dev"].max()
     figure.axes[0].axvspan(low, high, color=BLUE, alpha=0.15, linewidth=0, zorder=0)
     return figure

@@ -47,15 +47,15 @@ PRETRAIN = Phase(
     max_epochs=12, batch_size=64, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear", few=500
 )
 # Finetuning teaches the form of a question. Beside the pairs it trains on excerpts: in them, as in a question, a name
-# stands without most of its document and not at the beginning, so it learns to recall its place there, too.
+# stands without most of its document and mostly not at the beginning, so that it may be recalled there, too.
 FINETUNE = replace(PRETRAIN, max_epochs=6, learning_rate=8e-4, muon_lr=0.01, few=None, excerpts=Cut(lead=1.0))
-# The control without pretraining: five epochs over the pairs are enough to learn to spell places.
+# The control without pretraining: after five epochs over the pairs most answers are places, some of them misspelt.
 SCRATCH = replace(PRETRAIN, max_epochs=5, few=None)
 
 RECIPES = {
     "handout": Recipe("the handout's hyperparameters (650 epochs)"),
     "fast": Recipe(
-        "part (e)'s pretraining, with its own optimizer, rates, order of documents and finetuning; minutes on a CPU",
+        "part (e)'s pretraining, with its own optimizer, numbers, order of documents and finetuning; minutes on a CPU",
         PRETRAIN,
         FINETUNE,
         SCRATCH,
