@@ -49,7 +49,8 @@ CORRECT = "correct dev answers, % (95 % interval)"
 def save(figure: Figure | None, path: Path) -> None:
     """Write a figure as PNG or PDF, without a date, so that the same rows give the same bytes; None deletes it."""
     if figure is None:
-        path.unlink(missing_ok=True)
+        if path.exists():
+            path.unlink()
         return
     kind = path.suffix[1:]
     dates = {"Software": None} if kind == "png" else {"CreationDate": None, "Creator": None, "Producer": None}
