@@ -30,7 +30,7 @@ import run
 from batches import Batches
 from dataset import CharCorruptionDataset
 from engine import options
-from engine.checkpoints import read_stamp
+from engine.checkpoints import FORMAT, read_stamp
 from engine.machine import hardware, pick_device, pick_precision
 from engine.recipes import MAIN_RECIPE, RECIPES, apply
 from experiments.confidence import confidence, own_documents, read_places, stands_in
@@ -208,6 +208,8 @@ def pretraining(folder: Path, args: argparse.Namespace) -> tuple[dict, dict]:
     if folder.resolve().name.endswith(tuple(re.sub(r"\W+", "_", change) for change in ABLATIONS)):
         raise UserError(f"{folder}: is of a changed recipe; its rows would replace those of the recipe as it is")
     stamp = read_stamp(found[0])
+    if stamp.get("format") != FORMAT:
+        raise UserError(f"{found[0]}: was made by another version, which may have drawn other examples; train it again")
     settings, command = stamp["settings"], f"python experiments/recall.py {args.command} FOLDER"
     made = {"hardware": stamp["hardware"], "precision": settings["precision"]}
     row = rows.provenance(command, args.data_name, settings["corpus"], settings["seed"], **made)

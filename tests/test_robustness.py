@@ -359,7 +359,7 @@ def test_parameters_and_checkpoints_of_other_settings(lab, monkeypatch, change):
     assert not same("out", "before")
 
 
-STAMPS = [None, '{"settings": {"seed": 0}, "vocabulary": "x"}', '{"format": 2}', "{", "no parameters"]
+STAMPS = [None, '{"settings": {"seed": 0}, "vocabulary": "x"}', '{"format": 3}', "{", "no parameters"]
 
 
 @pytest.mark.parametrize("stamp", STAMPS)
