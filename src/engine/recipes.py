@@ -61,8 +61,8 @@ RECIPES = {
         SCRATCH,
     ),
     "best": Recipe(
-        "fast with 100 epochs of pretraining",
-        replace(PRETRAIN, max_epochs=100),
+        "fast with 36 epochs of pretraining",
+        replace(PRETRAIN, max_epochs=36),
         FINETUNE,
         SCRATCH,
     ),
