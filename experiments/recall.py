@@ -2,7 +2,7 @@
 
     python experiments/recall.py accuracy --recipe fast --variant rope --seed 1
     python experiments/recall.py accuracy --epochs 24                # another length of pretraining
-    python experiments/recall.py accuracy --change "no curriculum"   # one choice changed
+    python experiments/recall.py accuracy --change "AdamW alone"     # one choice changed
     python experiments/recall.py learning                   # the loss on places during the pretraining, epoch by epoch
     python experiments/recall.py exposures expt/recall/FOLDER ...    # accuracy by how often a place was asked for
     python experiments/recall.py losses expt/recall/FOLDER ...       # the losses of the handout's recipe
@@ -43,7 +43,6 @@ from utils import MASK_CHAR, UserError, cli, fingerprint, read_text
 
 # What an ablation changes, as `run.py --change` takes it.
 ABLATIONS = {
-    "no curriculum": ["pretrain.few=None"],
     "AdamW alone": ["pretrain.muon_lr=None"],
     "batch 128": ["pretrain.batch_size=128"],
     "finetuning on the pairs alone": ["finetune.excerpts=None"],
@@ -172,7 +171,7 @@ def times_asked(settings: dict, documents: CharCorruptionDataset, people: dict[s
                 asked[name] += stands_in(people[name], span)
             return x, y
 
-    batches = Batches(Counted(), settings["seed"], settings["few"], settings["few_epochs"])
+    batches = Batches(Counted(), settings["seed"])
     for epoch in range(settings["max_epochs"]):
         _ = batches[epoch, list(range(len(examples)))]
     return asked

@@ -279,7 +279,7 @@ def exposures(folder: Path) -> Figure | None:
 
 
 def learning(folder: Path) -> Figure | None:
-    """What a pretraining has learned after each epoch: the loss on birthplaces, with and without the curriculum."""
+    """What a pretraining has learned after each epoch: the loss on birthplaces, as it is and with a choice changed."""
     run = experiment_tables.select_learning(folder)
     if run.empty:
         return None
@@ -290,10 +290,6 @@ def learning(folder: Path) -> Figure | None:
     for axes, trained in zip(panel, lengths.values(), strict=True):
         for change, epochs in trained.groupby("change"):
             axes.plot(epochs["tokens"] / 1e6, epochs["place_loss"], marker="o", label=change or "as it is")
-        whole = trained[(trained["change"] == "") & (trained["epoch"] == trained["epochs"] // 3)]
-        for tokens in whole["tokens"] / 1e6:
-            axes.axvline(tokens, color=GREY, linewidth=1)
-            note(axes, "as it is: all documents from here on", (tokens, axes.get_ylim()[1]), (4, -10), color=GREY)
     axes.set_ylim(0, None)
     legend(figure)
     return figure
@@ -386,8 +382,8 @@ def sinusoids() -> Figure:
     return figure
 
 
-def loss_curve(found: pd.DataFrame, few_steps: int) -> Figure:
-    """The loss of each variant's pretraining by its steps; a line where the steps on few documents end."""
+def loss_curve(found: pd.DataFrame) -> Figure:
+    """The loss of each variant's pretraining by its steps."""
     figure = Figure(figsize=(6.2, 2.6), layout="constrained")
     axes = figure.subplots()
     for variant, colour, side in (("vanilla", BLUE, "left"), ("rope", RED, "right")):
@@ -396,8 +392,6 @@ def loss_curve(found: pd.DataFrame, few_steps: int) -> Figure:
         at = curve.iloc[len(curve) // 10]
         shift = (8, 8) if side == "left" else (-8, -14)
         note(axes, variant, (at["step"], at["loss"]), shift, fontsize=10, color=colour, ha=side)
-    if few_steps:
-        axes.axvline(few_steps, color=GREY, linewidth=1)
     axes.set(xlabel="step of pretraining", ylabel="loss, nats per character", ylim=(0, None))
     return figure
 

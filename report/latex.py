@@ -228,17 +228,12 @@ def trainings(run: Run) -> dict[str, str]:
         run.rows("loss_curve", "the loss", run.training, variant=variant).set_index("step")["loss"]
         for variant in ("vanilla", "rope")
     )
-    few = (config.few_epochs if config.few else 0) * trainer.steps_per_epoch
     return {
         "weightDecay": f"{config.weight_decay:g}",
         "clip": f"{config.grad_norm_clip:g}",
         "warmup": f"{config.warmup_tokens:,}",
         "guessLoss": f"{np.log(trainer.model.config.vocab_size):.1f}",
-        "fewEpochs": f"{config.few_epochs}",
-        "fewSteps": f"{few}",
         "vanillaFirstLoss": f"{vanilla.iloc[0]:.2f}",
-        "vanillaFewLoss": shown(vanilla.loc[:few].min(), "{:.2f}"),  # no such steps: NaN
-        "vanillaJumpLoss": f"{vanilla.loc[few:].max():.2f}",
         "vanillaLastLoss": f"{vanilla.iloc[-1]:.2f}",
         "ropeLastLoss": f"{rope.iloc[-1]:.2f}",
     }
@@ -285,12 +280,7 @@ def learning(_: Run) -> dict[str, str]:
     found = experiment_tables.select_learning(rows.RESULTS)
     found = found[(found["change"] == "") & (found["epochs"] == RECIPES[MAIN_RECIPE].pretrain.max_epochs)]
     found = needed(found, "recall.py learning").set_index("epoch")["place_loss"]
-    few = found.index.max() // 3  # epochs on few documents
-    return {
-        "placeLossFew": f"{found[few]:.1f}",
-        "placeLossNext": f"{found[few + 1]:.1f}",
-        "placeLossLast": f"{found.iloc[-1]:.1f}",
-    }
+    return {"placeLossFirst": f"{found.iloc[0]:.1f}", "placeLossLast": f"{found.iloc[-1]:.1f}"}
 
 
 def order(run: Run) -> dict[str, str]:
@@ -553,7 +543,7 @@ def main(argv: list[str] | None = None) -> int:
         "corruption": figures.console(printed("src/dataset.py charcorruption", dataset.main, run.data)),
         "sinusoids": figures.sinusoids(),
         "positions": positions,
-        "loss_curve": figures.loss_curve(run.rows("loss_curve", "the loss", run.training), int(macros["fewSteps"])),
+        "loss_curve": figures.loss_curve(run.rows("loss_curve", "the loss", run.training)),
     }
     args.out.mkdir(parents=True, exist_ok=True)
     for name, text in written.items():

@@ -57,9 +57,7 @@ def line(trainer: Trainer) -> dict[str, str]:
     epoch = len(examples) * len(examples[0][0])  # positions
     return {
         "examples": f"{len(examples):,}",
-        "epochs": f"{config.few_epochs} + {config.max_epochs - config.few_epochs}"
-        if config.few
-        else f"{config.max_epochs}",
+        "epochs": f"{config.max_epochs}",
         "batch": f"{config.batch_size}",
         "steps": f"{trainer.total_steps:,}",
         "AdamW": f"{peaks['AdamW']:g}",

@@ -8,7 +8,7 @@ import hashlib
 import math
 import random
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,29 +31,19 @@ def derive_seed(*numbers: int) -> int:
 
 @dataclass
 class Batches(Dataset):
-    """Entry (epoch, indices) is a batch (x, y), each (B, T), whose example i depends on (seed, epoch, i) alone.
-
-    Example i is entry i of the dataset. In the first `few_epochs` epochs it is one of only `few` entries, chosen at
-    random for the whole run: a curriculum that is meant to make recall form sooner (Zucchet et al. 2025, "How do
-    language models learn facts?").
-    """
+    """Entry (epoch, indices) is a batch (x, y), each (B, T), whose example i depends on (seed, epoch, i) alone."""
 
     dataset: Examples
     seed: int
-    few: int = 0
-    few_epochs: int = 0
 
     def __getitem__(self, key: tuple[int, list[int]]) -> tuple[Tensor, Tensor]:
         epoch, indices = key
-        entries: Sequence[int] = range(len(self.dataset))  # example i is entries[i % len(entries)]
-        if epoch < self.few_epochs:
-            entries = random.Random(self.seed).sample(entries, min(self.few, len(entries)))
         examples = []
         state = random.getstate()
         try:
             for i in indices:
                 random.seed(derive_seed(self.seed, epoch, i))
-                examples.append(self.dataset[entries[i % len(entries)]])
+                examples.append(self.dataset[i])
         finally:
             random.setstate(state)
         x, y = zip(*examples, strict=True)

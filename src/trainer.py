@@ -37,8 +37,6 @@ class TrainerConfig:
     decay_shape: str = "cosine"  # to a tenth of the peak, or "linear" to zero
     micro_rows: int | None = None  # compute a batch in groups of this many rows (see `batches.groups`)
     precision: str = "float32"  # or "bfloat16" for the matrix products (autocast)
-    few: int = 0  # size of the random subset that the first `few_epochs` epochs use (see `batches.Batches`)
-    few_epochs: int = 0
     seed: int = 0
     num_workers: int = 0  # DataLoader processes that prepare examples
     ckpt_path: str | None = None  # the model's state dict is saved there after every epoch
@@ -46,12 +44,10 @@ class TrainerConfig:
     callbacks: list["Callback"] = field(default_factory=list)
 
     def __post_init__(self):
-        for name, least in (("max_epochs", 1), ("batch_size", 1), ("micro_rows", 1), ("num_workers", 0), ("few", 0)):
+        for name, least in (("max_epochs", 1), ("batch_size", 1), ("micro_rows", 1), ("num_workers", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"TrainerConfig: {name} is {value}; at least {least} is needed")
-        if self.few_epochs and not self.few:
-            raise ValueError(f"TrainerConfig: few_epochs is {self.few_epochs}; it needs few")
         for name, known in (("decay_shape", ("cosine", "linear")), ("precision", ("float32", "bfloat16"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"TrainerConfig: {name} is one of {known}, not {getattr(self, name)!r}")
@@ -187,7 +183,7 @@ class Trainer:
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
         """The batches (x, y), each (B, T), of all remaining steps."""
         return DataLoader(
-            Batches(self.train_dataset, self.config.seed, self.config.few, self.config.few_epochs),
+            Batches(self.train_dataset, self.config.seed),
             batch_size=None,  # an entry of Batches is a whole batch
             sampler=self._keys(),
             num_workers=self.config.num_workers,

@@ -24,7 +24,7 @@ def drawn(recipe, epochs: int = 5) -> list[list[str]]:
     """The examples x of a pretraining by a recipe, in the order of the training, split at the masks."""
     documents = CharCorruptionDataset(DOCUMENTS, 128)
     data, _, _ = apply(recipe.pretrain, documents, documents, TrainerConfig())
-    config = TrainerConfig(max_epochs=epochs, batch_size=3, seed=5, few=2, few_epochs=3)
+    config = TrainerConfig(max_epochs=epochs, batch_size=3, seed=5)
     batches = Trainer(tiny_model(), data, None, config).batches()
     examples = [ids for x, _ in batches for ids in x.tolist()]
     return ["".join(documents.itos[i] for i in ids).rstrip(PAD_CHAR).split(MASK_CHAR) for ids in examples]
@@ -49,7 +49,6 @@ def test_the_rows_that_git_keeps_are_of_todays_recipes(table: str):
         ("nothing=1", "--change nothing=1: "),
         ("people=3", "--change people=3: "),
         ("pretrain.batch_size=many", "--change pretrain.batch_size=many: "),
-        ("pretrain.few=-3", "--change: TrainerConfig: few is "),
         ("pretrain.decay_shape='square'", "--change: TrainerConfig: decay_shape is "),
     ],
 )
@@ -62,7 +61,7 @@ def test_a_change_that_makes_no_sense_is_refused(change: str, says: str):
 @pytest.mark.parametrize("recipe", ["fast", "handout", "excerpts"])
 def test_exposures_are_what_the_training_drew(recipe: str):
     """Counted from the settings alone. Bug: a title with a stop of its own ("Jr..") was not found."""
-    settings = {"seed": 5, "max_epochs": 40, "recipe": recipe, "excerpts": None, "few": 2, "few_epochs": 3}
+    settings = {"seed": 5, "max_epochs": 40, "recipe": recipe, "excerpts": None}
     if excerpts := RECIPES[recipe].pretrain.excerpts:
         settings["excerpts"] = str(excerpts)
     expected = dict.fromkeys(PEOPLE, 0)
@@ -83,21 +82,21 @@ def test_trainings_and_their_rows(tmp_path: Path, capsys, monkeypatch):
     write_data(tmp_path, invent_people(16, 4))
     common = ["--data", str(tmp_path), "--data_name", "mine", "--results", str(tmp_path)]
     out = ["--out", str(tmp_path / "out"), "--device", "cpu"]
-    for words in ([], ["--change", "no curriculum"], []):
+    for words in ([], ["--change", "AdamW alone"], []):
         assert recall.main(["accuracy", *words, "--seed", "3", "--epochs", "2", *common, *out]) == 0
     assert capsys.readouterr().out.endswith("already done\n")
     found = tables.read_models(tmp_path, changed=True).sort_values("change", kind="stable")
     assert found["model"].tolist() == ["rope, pretrained", tables.REWORDED_4A] * 2
     _, _, ablation, reworded = found.to_dict("records")
     told = {"data": "mine", "variant": "rope", "recipe": "fast", "seed": 3, "epochs": 2, "n": 4}
-    assert ablation.items() >= (told | {"change": "no curriculum"}).items() and ablation["tokens"] > 0
+    assert ablation.items() >= (told | {"change": "AdamW alone"}).items() and ablation["tokens"] > 0
     assert reworded.items() >= told.items() and reworded["original"] == ablation["dev"]
     assert found["settings"].nunique() == 2 and not (tmp_path / "sensitivity_questions.csv").exists()
-    assert "--epochs 2 --change 'no curriculum' --data FOLDER" in ablation["command"]
+    assert "--epochs 2 --change 'AdamW alone' --data FOLDER" in ablation["command"]
     table = experiment_tables.ablation(tmp_path)
-    assert table[["epochs", "change", "seeds"]].to_numpy().tolist() == [["2", "-", "3"], ["2", "no curriculum", "3"]]
+    assert table[["epochs", "change", "seeds"]].to_numpy().tolist() == [["2", "-", "3"], ["2", "AdamW alone", "3"]]
     plain, changed = sorted((tmp_path / "out").iterdir())
-    assert read_stamp(changed / "rope.pretrain.params")["settings"]["few"] == 0
+    assert read_stamp(changed / "rope.pretrain.params")["settings"]["muon_lr"] is None
     assert recall.main(["exposures", str(plain), *common]) == 0
     asked = rows.read("exposures", tmp_path)
     assert asked["n"].sum() == 4 and set(asked["epochs"]) == {2} and asked["times"].max() <= 2

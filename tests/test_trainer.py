@@ -69,9 +69,7 @@ def test_schedule_at_its_corners(shape, expected):
     assert {schedule(t, c) for t in expected} == {1.0}
 
 
-@pytest.mark.parametrize(
-    "name", ["max_epochs", "batch_size", "micro_rows", "num_workers", "few_epochs", "decay_shape", "precision"]
-)
+@pytest.mark.parametrize("name", ["max_epochs", "batch_size", "micro_rows", "num_workers", "decay_shape", "precision"])
 def test_settings_that_make_no_sense_are_refused(name):
     """A ValueError names the setting and its value."""
     value = {"decay_shape": "square", "precision": "float16"}.get(name, -1)

@@ -22,7 +22,7 @@ from model import GPT
 from utils import UserError, atomic_write, fingerprint, read_text
 
 STAMP = "name_places"  # the key of our entry in `_metadata`
-FORMAT = 3  # of checkpoints and stamps; earlier versions drew their examples in another way, or kept other settings
+FORMAT = 4  # of checkpoints and stamps; earlier versions drew their examples in another way, or kept other settings
 # How settings that are fingerprints of files are named in messages.
 FINGERPRINTS = {
     "corpus": "fingerprint of the corpus",

@@ -27,7 +27,6 @@ class Phase:
     dropout: float | None = None
     muon_lr: float | None = None  # peak rate of Muon, for the matrices in the blocks; None: AdamW for everything
     decay_shape: str | None = None  # of the learning rate, which then decays until the end of the run
-    few: int | None = None  # size of the random subset used in the first third of the epochs (see `batches.Batches`)
     excerpts: Cut | None = None  # one of every document per epoch: instead of part (e)'s examples, or beside the pairs
 
 
@@ -43,19 +42,17 @@ class Recipe:
 
 
 # Muon for the matrices, AdamW for the rest: meant to need fewer epochs than AdamW alone.
-PRETRAIN = Phase(
-    max_epochs=12, batch_size=64, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear", few=500
-)
+PRETRAIN = Phase(max_epochs=12, batch_size=64, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear")
 # Finetuning teaches the form of a question. Beside the pairs it trains on excerpts: in them, as in a question, a name
 # stands without most of its document and mostly not at the beginning, so that it may be recalled there, too.
-FINETUNE = replace(PRETRAIN, max_epochs=6, learning_rate=8e-4, muon_lr=0.01, few=None, excerpts=Cut(lead=1.0))
+FINETUNE = replace(PRETRAIN, max_epochs=6, learning_rate=8e-4, muon_lr=0.01, excerpts=Cut(lead=1.0))
 # The control without pretraining: after five epochs over the pairs most answers are places, some of them misspelt.
-SCRATCH = replace(PRETRAIN, max_epochs=5, few=None)
+SCRATCH = replace(PRETRAIN, max_epochs=5)
 
 RECIPES = {
     "handout": Recipe("the handout's hyperparameters (650 epochs)"),
     "fast": Recipe(
-        "part (e)'s pretraining, with its own optimizer, numbers, order of documents and finetuning; minutes on a CPU",
+        "part (e)'s pretraining, with its own optimizer, numbers and finetuning; minutes on a CPU",
         PRETRAIN,
         FINETUNE,
         SCRATCH,
@@ -68,7 +65,7 @@ RECIPES = {
     ),
     "excerpts": Recipe(
         "departs from part (e): a title and a few characters around one masked word",
-        replace(PRETRAIN, max_epochs=40, batch_size=32, muon_lr=0.01, few=None, excerpts=Cut()),
+        replace(PRETRAIN, max_epochs=40, batch_size=32, muon_lr=0.01, excerpts=Cut()),
         replace(FINETUNE, max_epochs=4, learning_rate=3e-4, muon_lr=None, excerpts=Cut()),
         SCRATCH,
     ),
@@ -87,7 +84,7 @@ MAIN_RECIPE = "fast"  # of `make run` and of the experiments
 
 
 def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    """A recipe with other settings, each given as "pretrain.few=None", "pretrain.batch_size=128" ...
+    """A recipe with other settings, each given as "pretrain.muon_lr=None", "pretrain.batch_size=128" ...
 
     Raises:
         UserError: naming a change that is not of this form, or whose setting does not exist.
@@ -131,8 +128,6 @@ def apply(
         excerpts = Excerpts(documents, phase.excerpts)
         dataset = excerpts if dataset is documents else PaddedConcat(dataset, excerpts)
     try:
-        if phase.few:
-            config = replace(config, few=phase.few, few_epochs=config.max_epochs // 3)
         if phase.decay_shape is not None:
             positions = len(dataset) * len(dataset[0][0]) * config.max_epochs  # the decay ends with the run
             config = replace(config, decay_shape=phase.decay_shape, final_tokens=positions)

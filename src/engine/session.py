@@ -130,8 +130,6 @@ def settings_of(args: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
         "decay_shape",
         "final_tokens",
         "weight_decay",
-        "few",
-        "few_epochs",
         "seed",
     )
     return {
