@@ -191,7 +191,7 @@ def test_sentences_on_pages_quote_the_rows():
     share = least if least == most else f"{least} to {most}"
     assert f"Finetuned without the excerpts, `fast` answers {share} % of our dev questions" in readme
     (one,), (about,) = (told(changed, "epochs == 1 and change == ''", digits=digits) for digits in (1, 0))
-    assert f"instead of 12, it is {one} % (vanilla, seed 1;" in experiments and f"instead of 12, {about} %" in readme
+    assert f"instead of 12, it is {one} % (vanilla, seed 1)" in experiments and f"instead of 12, {about} %" in readme
     asked = rows.read("exposures").query("times == 0")
     assert f"({asked['n'].sum() // asked['variant'].nunique()} of " in experiments
 
