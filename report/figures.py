@@ -290,8 +290,9 @@ def learning(folder: Path) -> Figure | None:
     for axes, trained in zip(panel, lengths.values(), strict=True):
         for change, epochs in trained.groupby("change"):
             axes.plot(epochs["tokens"] / 1e6, epochs["place_loss"], marker="o", label=change or "as it is")
-    axes.set_ylim(0, None)
-    legend(figure)
+    axes.set_ylim(0, 1.05 * run["place_loss"].max())
+    if run["change"].nunique() > 1:
+        legend(figure)
     return figure
 
 
