@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dataset import CharCorruptionDataset
-from engine.checkpoints import load_checkpoint, load_params, read_stamp, save_checkpoint, save_params
+from engine.checkpoints import FORMAT, load_checkpoint, load_params, read_stamp, save_checkpoint, save_params
 from helpers import Evil, same, tiny_model
 from model import GPT
 from utils import UserError, fingerprint
@@ -73,7 +73,11 @@ def refused(path: Path, model: GPT, says: str, corpus: str = CORPUS) -> str:
 STATE = tiny_model().state_dict()
 CONTAINERS = {
     "nanoGPT's": {"model": STATE, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}, "iter_num": 5},
-    "a checkpoint of ours": {"format": 3, "settings": "{}", "trainer": {"model": STATE, "step": 3, "losses": [0.5]}},
+    "a checkpoint of ours": {
+        "format": FORMAT,
+        "settings": "{}",
+        "trainer": {"model": STATE, "step": 3, "losses": [0.5]},
+    },
     "optimizer first": {"optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}, "model_state_dict": STATE},
 }
 
@@ -156,7 +160,7 @@ def test_files_that_are_no_checkpoint(tmp_path):
     save_checkpoint(path, {}, SETTINGS | {"a": 0})
     with pytest.raises(UserError, match="a = 0, this run has None"):
         load_checkpoint(path, SETTINGS)
-    old = {"settings": json.dumps(SETTINGS), "trainer": {"step": 3, "model": STATE}, "format": 2}
+    old = {"settings": json.dumps(SETTINGS), "trainer": {"step": 3, "model": STATE}, "format": FORMAT - 1}
     for content, says in ((old, "earlier version"), (STATE, "not a checkpoint"), ("half", "damaged|refused|cannot")):
         torch.save(content, path)
         if content == "half":

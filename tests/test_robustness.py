@@ -20,7 +20,7 @@ import run
 import utils
 from batches import STOP_SIGNALS
 from engine import callbacks
-from engine.checkpoints import read_stamp
+from engine.checkpoints import FORMAT, read_stamp
 from helpers import SRC, Program, Result, invent_people, scalars
 from trainer import Trainer
 from utils import PAD_CHAR
@@ -359,7 +359,7 @@ def test_parameters_and_checkpoints_of_other_settings(lab, monkeypatch, change):
     assert not same("out", "before")
 
 
-STAMPS = [None, '{"settings": {"seed": 0}, "vocabulary": "x"}', '{"format": 3}', "{", "no parameters"]
+STAMPS = [None, '{"settings": {"seed": 0}, "vocabulary": "x"}', f'{{"format": {FORMAT}}}', "{", "no parameters"]
 
 
 @pytest.mark.parametrize("stamp", STAMPS)
