@@ -17,33 +17,34 @@ from pathlib import Path
 import torch
 
 from engine.checkpoints import read_stamp
-from engine.recipes import MAIN_RECIPE
 from experiments.recall import logged
 from report import rows
 from utils import cli
 
 SIZES = {"4 layers of 256": (4, 8, 256), "6 layers of 384": (6, 8, 384), "8 layers of 512": (8, 8, 512)}
 BUSY = [sys.executable, "-c", "while True: pass"]
-OFTEN_SPIN, SOON_SLEEP = {"GOMP_SPINCOUNT": "300000"}, {"GOMP_SPINCOUNT": "10000"}  # the first is libgomp's default
+# Processes, and how often a waiting thread looks again before it gives up its core (300,000: libgomp's default).
+WAYS = {"threads": (1, 300_000), "threads that soon sleep": (1, 10_000), "processes": (2, 10_000)}
 
 
-def train(corpus: Path, folder: Path, processes: int, *flags: object, spin: dict | None = None) -> dict:
-    """Pretrain for an epoch in a folder: seconds a step, tokens/s, the memory of all processes, and parameters."""
+def train(corpus: Path, processes: int, *flags: object, spin: int = 10_000) -> dict:
+    """Pretrain for an epoch: seconds a step, tokens/s, the memory of all processes, and parameters."""
     threads = 1 if processes > 1 else os.cpu_count()
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)} | (spin or SOON_SLEEP)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": str(spin)}
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command = [sys.executable, *(torchrun if processes > 1 else []), str(rows.ROOT / "src" / "run.py")]
-    command += ["pretrain", "rope", str(corpus), "--writing_params_path", str(folder / "params")]
-    command += ["--expt_dir", str(folder), "--device", "cpu", "--max_epochs", "1", *map(str, flags)]
-    print(*command[1:], flush=True)
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    stamp = read_stamp(folder / "params")
-    training, state = stamp["training"], torch.load(folder / "params", weights_only=True)
-    tokens = statistics.median(logged(folder, "train/tokens_per_second"))
+    command += ["pretrain", "rope", str(corpus), "--device", "cpu", "--max_epochs", "1", *map(str, flags)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        command += ["--writing_params_path", str(folder / "params"), "--expt_dir", str(folder)]
+        print(*command[1:], flush=True)
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+        training, state = read_stamp(folder / "params")["training"], torch.load(folder / "params", weights_only=True)
+        tokens = statistics.median(logged(folder, "train/tokens_per_second"))
     return {
         "seconds": round(training["tokens"] / training["steps"] / tokens, 4),
         "tokens": round(tokens),
@@ -53,28 +54,22 @@ def train(corpus: Path, folder: Path, processes: int, *flags: object, spin: dict
 
 
 def cost(corpus: Path) -> dict[str, list[dict]]:
-    """Three sizes on one process and on two; then a step of two recipes, alone and beside a busy program."""
-    sizes, beside = [], []
+    """Three sizes on one process and on two; then the handout's step in three ways, alone and beside a busy program."""
+    sizes, ways = [], []
     for size, (layers, heads, width) in SIZES.items():
         for processes in (1, 2):
-            with tempfile.TemporaryDirectory() as name:
-                flags = ("--n_layer", layers, "--n_head", heads, "--n_embd", width)
-                measured = train(corpus, Path(name), processes, *flags)
-            sizes.append({"size": size, "processes": processes, **measured})
-    ways = {"threads": (1, OFTEN_SPIN), "threads that soon sleep": (1, SOON_SLEEP), "processes": (2, SOON_SLEEP)}
-    for way, (processes, spin) in ways.items():
-        for recipe in ("handout", MAIN_RECIPE):
-            for busy in (False, True):
-                neighbour = subprocess.Popen(BUSY) if busy else None
-                try:
-                    with tempfile.TemporaryDirectory() as name:
-                        measured = train(corpus, Path(name), processes, "--recipe", recipe, spin=spin)
-                finally:
-                    if neighbour:
-                        neighbour.kill()
-                        neighbour.wait()
-                beside.append({"way": way, "recipe": recipe, "busy": busy, "seconds": measured["seconds"]})
-    return {"processes": sizes, "processes_beside": beside}
+            flags = ("--n_layer", layers, "--n_head", heads, "--n_embd", width)
+            sizes.append({"size": size, "processes": processes, **train(corpus, processes, *flags)})
+    for way, (processes, spin) in WAYS.items():
+        alone = train(corpus, processes, spin=spin)
+        neighbour = subprocess.Popen(BUSY)
+        try:
+            beside = train(corpus, processes, spin=spin)
+        finally:
+            neighbour.kill()
+            neighbour.wait()
+        ways.append({"way": way, "seconds": alone["seconds"], "seconds_beside": beside["seconds"]})
+    return {"processes": sizes, "processes_beside": ways}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -150,10 +150,7 @@ def processes(folder: Path) -> pd.DataFrame:
 
 
 def beside(folder: Path) -> pd.DataFrame:
-    """A step alone and beside a busy program, a column for each way to train."""
-    found = rows.read("processes_beside", folder)
-    found["a step of"] = found["recipe"] + found["busy"].map({False: "", True: ", beside a busy program"})
-    index = ["a step of", "hardware"]
-    cells = found.pivot(index=index, columns="way", values="seconds").map("{:.2f} s".format)
-    order = found.set_index(index).index.unique()
-    return cells.loc[order, found["way"].unique()].rename_axis(columns=None).reset_index()
+    """A step of the handout's, alone and beside a busy program, a line for each way to train."""
+    heads = "a step of the handout's, with | alone | beside a busy program | hardware"
+    line = "{way} | {seconds:.2f} s | {seconds_beside:.2f} s | {hardware}"
+    return lines(rows.read("processes_beside", folder), heads, line)

@@ -82,8 +82,8 @@ def percent(share: float, n: int) -> str:
 
 
 def student(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of a mean over seeds (Student's t); NaN for a single seed."""
-    if len(values) < 2:
+    """The 95 % interval of a mean over seeds (Student's t); NaN for one or two seeds, with which it says nothing."""
+    if len(values) < 3:
         return math.nan, math.nan
     reach = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     return float(np.mean(values) - reach), float(np.mean(values) + reach)
@@ -131,7 +131,7 @@ def summary(group: pd.DataFrame) -> dict[str, str]:
         "seeds": " ".join(f"{seed:.0f}" for seed in group["seed"]) if is_trained else "-",
         "dev (95 %)": percent(mean["dev"], first["n"]),
         "95 % over seeds": shown(low, f"{max(0.0, low):.1f} to {min(100.0, high):.1f}"),
-        "range": shown(low, f"{dev.min():.1f} to {dev.max():.1f}"),
+        "range": f"{dev.min():.1f} to {dev.max():.1f}" if len(dev) > 1 else "-",
         "test (95 %)": percent(mean["test"], first["test_n"]),
         "bar": bar(first["variant"]) if has_bar(first) else "-",
         "seconds": shown(seconds, "{:,.0f}"),

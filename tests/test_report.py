@@ -89,7 +89,7 @@ def test_intervals():
     """Wilson's for the questions of a run (test_sensitivity.py has its values); Student's t over seeds."""
     assert tables.percent(0.4, 500) == "40.0% (35.8 to 44.4)" and tables.percent(math.nan, 500) == "-"
     assert tables.student([0.3, 0.4, 0.5]) == pytest.approx((0.4 - 0.2484, 0.4 + 0.2484), abs=1e-4)  # t = 4.303
-    assert math.isnan(tables.student([0.3])[0])
+    assert math.isnan(tables.student([0.3, 0.4])[0])
 
 
 def test_a_line_for_all_seeds_of_a_model(tmp_path):
@@ -192,6 +192,16 @@ def test_sentences_on_pages_quote_the_rows():
     assert f"Finetuned without the excerpts, `fast` answers {share} % of our dev questions" in readme
     (one,), (about,) = (told(changed, "epochs == 1 and change == ''", digits=digits) for digits in (1, 0))
     assert f"instead of 12, it is {one} % (vanilla, seed 1)" in experiments and f"instead of 12, {about} %" in readme
+    fewer = "data == 'course' and recipe == 'fast' and seed == 0 and model == '{}'"
+    costs = [
+        100
+        * (
+            whole.query(fewer.format(m))["dev"].item()
+            - changed.query(fewer.format(m) + " and epochs == 9")["dev"].item()
+        )
+        for m in ROPE_AND_VANILLA
+    ]
+    assert "9 epochs instead of 12 cost {:.1f} points (rope) and {:.1f} (vanilla)".format(*costs) in experiments
     asked = rows.read("exposures").query("times == 0")
     assert f"({asked['n'].sum() // asked['variant'].nunique()} of " in experiments
 

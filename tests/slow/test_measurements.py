@@ -32,4 +32,4 @@ def test_processes(data: Path):
     assert processes.main(["--data", str(data), "--results", str(data)]) == 0
     sizes, beside = rows.read("processes", data), rows.read("processes_beside", data)
     assert len(sizes) == 6 and (sizes["memory_mb"] > 100).all() and sizes["parameters"].nunique() == 3
-    assert len(beside) == 12 and (beside["seconds"] > 0).all() and len(experiment_tables.beside(data)) == 4
+    assert len(beside) == 3 and (beside["seconds_beside"] > 0).all() and len(experiment_tables.beside(data)) == 3
