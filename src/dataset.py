@@ -74,9 +74,8 @@ def encode(text: str, stoi: dict[str, int]) -> Tensor:
 class CharCorruptionDataset(Dataset):
     """T5's span corruption (Raffel et al. 2020, section 3.1.4) with a single masked span per document.
 
-    The last MASK of an example is optional in the handout; with it, the end
-    `MASK span MASK` has the form of finetuning's `MASK place MASK`. `data` holds one document per line. Random
-    numbers come from Python's `random`.
+    The last MASK of an example is optional; with it, the end `MASK span MASK` has the form of finetuning's
+    `MASK place MASK`. `data` holds one document per line. Random numbers come from Python's `random`.
     """
 
     def __init__(self, data: str, block_size: int, source: str = "the pretraining corpus"):

@@ -16,7 +16,7 @@ MONTH = "January|February|March|April|May|June|July|August|September|October|Nov
 KIND = r"(?:[Cc]ity|[Tt]own|[Vv]illage|suburb|hamlet|municipality)"
 AREA = rf"(?:{KIND}|state|province|region|island)"
 NO_PLACE = rf"{MONTH}|{AREA}|The(?! Hague)|In|It|He|She|I|As|No|Not|Unknown|None|Sorry|Sure|Yes|However|Answer|Born|Idk"
-WORD = r"[^\W\d_a-zß-ÿ][\w'’-]*"  # with a capital
+WORD = r"[^\W\d_a-zß-ÿ][\w'’-]*"  # its first letter is not a small one of Latin-1
 SMALL = r"(?:de|del|della|da|do|dos|di|du|des|la|las|los|le|el|am|an|der|den|of|the)"
 ARTICLE = r"(?:St\. |['’][st][- ]|(?:a[dlnrst]|as[hz]|el)-)"  # of 's-Hertogenbosch, al-Khobar
 PLACE = rf"((?!(?:{NO_PLACE}|N/A|United)\b){ARTICLE}?{WORD}(?: (?:{SMALL} ){{0,2}}(?!{MONTH}){WORD})*)"
@@ -81,4 +81,6 @@ def normalise(place: str) -> str:
     place = place.replace("ß", "ss").replace("æ", "ae").replace("Æ", "Ae").replace("œ", "oe").replace("Œ", "Oe")
     letters = "".join(c for c in unicodedata.normalize("NFKD", place) if not unicodedata.combining(c)).casefold()
     parts = re.sub(r"[^\w ]", " ", letters.replace("'", "").replace("’", "")).split()
-    return " ".join("saint" if word == "st" else word for word in parts[parts[:1] == ["the"] :])
+    if parts[:1] == ["the"]:
+        parts = parts[1:]
+    return " ".join("saint" if word == "st" else word for word in parts)

@@ -6,7 +6,8 @@
     python src/run.py evaluate vanilla wiki.txt --reading_params_path vanilla.finetune.params \\
         --eval_corpus_path birth_dev.tsv --outputs_path vanilla.pretrain.dev.predictions
 
-The handout's hyperparameters are set in this file. --recipe changes some of them (`engine/recipes.py`).
+The handout's epochs, batch sizes and learning rates are set in this file; --recipe changes some of them
+(`engine/recipes.py`).
 """
 
 import argparse
@@ -40,7 +41,7 @@ from utils import (
 
 FUNCTIONS = ("pretrain", "finetune", "evaluate")
 ANSWER_LENGTH = 32  # the most characters of an answer
-LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # every character that some program takes for the end of a line
+LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # characters that some programs treat as line ends
 
 
 def build_parser(functions: Sequence[str] = FUNCTIONS) -> argparse.ArgumentParser:
@@ -158,9 +159,9 @@ def answer(
 ) -> list[str]:
     """The model's greedy answers: the question, MASK, then the likeliest characters up to the next MASK.
 
-    A character that the corpus lacks is left out of its question; a message says how often. Line breaks and tabs in
-    an answer become single blanks. `source` names the file of questions in messages. The precision is
-    float32 unless bfloat16 is asked for.
+    A character that the corpus lacks is left out of its question; a message says how many questions had one. Line
+    breaks and tabs in an answer become single blanks. `source` names the file of questions in messages. The precision
+    is float32 unless bfloat16 is asked for.
 
     Raises:
         UserError: a question does not fit the block.

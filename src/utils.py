@@ -226,7 +226,8 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             except OSError as error:
                 if error.errno not in NO_FSYNC:
                     raise
-        os.umask(mask := os.umask(0))
+        mask = os.umask(0)  # it can be read only by setting it
+        os.umask(mask)
         with contextlib.suppress(OSError):
             os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, target)

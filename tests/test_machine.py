@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+import run
+from engine import options
 from engine.machine import QuickDropout, pick_device, quicken
 from helpers import same, tiny_model
 from utils import UserError
@@ -56,3 +58,14 @@ def test_quicken(tiny):
     x = torch.arange(10)[None]
     assert torch.equal(quick.eval()(x)[0], plain.eval()(x)[0])
     assert not torch.equal(quick.train()(x)[0], plain(x)[0])
+
+
+def test_each_process_needs_a_gpu_of_its_own(tmp_path, monkeypatch):
+    """Bug: more processes than GPUs ended in a traceback of each process."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(options, "pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    argv = ["pretrain", "rope", "wiki.txt", "--writing_params_path", str(tmp_path / "out"), "--device"]
+    with pytest.raises(UserError, match="^--nproc_per_node 2: each process needs a GPU, and this machine has 1; "):
+        options.parse(run.build_parser(), [*argv, "cuda"])
+    assert options.parse(run.build_parser(), [*argv, "cpu"]).device.type == "cpu"

@@ -49,11 +49,15 @@ def test_the_rows_that_git_keeps_are_of_todays_recipes(table: str):
         ("nothing=1", "--change nothing=1: "),
         ("people=3", "--change people=3: "),
         ("pretrain.batch_size=many", "--change pretrain.batch_size=many: "),
+        ("pretrain.muon_lr={[]: 1}", "--change pretrain.muon_lr="),
+        ("pretrain.muon_lr=-0.02", "--change pretrain.muon_lr=-0.02: "),
+        ("pretrain.muon_lr=1e999", "--change pretrain.muon_lr=1e999: "),
+        ("pretrain.max_epochs=True", "--change pretrain.max_epochs=True: "),
         ("pretrain.decay_shape='square'", "--change: TrainerConfig: decay_shape is "),
     ],
 )
 def test_a_change_that_makes_no_sense_is_refused(change: str, says: str):
-    """Bugs: `people` was accepted and ignored; a value that a setting cannot have ended in a traceback."""
+    """Bugs: `people` was accepted and ignored; a value that a setting cannot have ended in a traceback or was taken."""
     with pytest.raises(UserError, match=f"^{says}"):
         drawn(changed(FAST, [change]))
 

@@ -126,10 +126,16 @@ def test_outputs_that_cannot_be_or_would_destroy_something(lab, command):
     flag = "--outputs_path" if command is EVALUATE else "--writing_params_path"
     lab.refuses("no/such/out: ", command.replace("corpus.txt", "missing"), flag, "no/such/out")
     for path in {"corpus.txt", "base", "pairs.tsv", "unseen.tsv"} & {*command.split()}:
-        lab.refuses(rf"{flag} \S*{path}: is also read, and would be lost", command, flag, f"{lab.folder}/{path}")
+        lab.refuses(
+            rf"{flag} \S*{path}: \S*{path} is also read, and would be lost", command, flag, f"{lab.folder}/{path}"
+        )
     if command is not EVALUATE:
         lab.write("out.checkpoint", PEOPLE.corpus)
-        lab.refuses("[^;]*out[^;]*: is also read, and would be lost", command.replace("corpus.txt", "out.checkpoint"))
+        lab.refuses(
+            r"--writing_params_path \S*out: \S*out.checkpoint is also read, and would be lost",
+            command.replace("corpus.txt", "out.checkpoint"),
+        )
+        Path("out.checkpoint").unlink()
         lab.refuses(r"pairs.tsv/\S+: cannot be written", command, "--expt_dir pairs.tsv")
 
 
@@ -368,7 +374,10 @@ def test_files_that_do_not_say_how_they_were_made(lab, stamp):
     state = torch.load("base", weights_only=True)
     state._metadata = {"name_places": {"json": stamp}} if stamp else {}
     torch.save(state if stamp != "no parameters" else stamp, "out")
-    assert "out: exists, but the parameters do not say how they were made" in lab.ok(PRETRAIN, "--resume").stdout
+    assert (
+        "out: exists, but the parameters were written by another version or by other code"
+        in lab.ok(PRETRAIN, "--resume").stdout
+    )
     assert same("out", "base")
 
 
@@ -384,12 +393,22 @@ def test_divergence_keeps_the_last_good_checkpoint(lab, monkeypatch):
     found = re.fullmatch(rf"error: the loss diverged: at step (\d+) [^\n]* {advice}", exploded.stderr)
     trainer = torch.load("out.checkpoint", weights_only=True)["trainer"]
     assert trainer["step"] <= int(found[1]) - callbacks.Divergence.STEPS
+    Path("out.checkpoint").unlink()
     after_step(monkeypatch, 4, spoil)
     spoilt = lab(PRETRAIN, OFTEN)
     assert re.fullmatch(rf"error: the loss diverged at step 5 [^\n]* {advice}", spoilt.stderr)
     trainer = torch.load("out.checkpoint", weights_only=True)["trainer"]
     assert trainer["step"] == 4 and all(bool(value.isfinite().all()) for value in trainer["model"].values())
     assert exploded.code == spoilt.code == 2 and not Path("out").exists()
+
+
+def test_a_checkpoint_is_not_lost_without_resume(lab, monkeypatch):
+    """Bug: the same command without --resume overwrote and then deleted the checkpoint of an interrupted run."""
+    after_step(monkeypatch, 2, stop)
+    assert lab(PRETRAIN, LONG).code == 130
+    kept = Path("out.checkpoint").read_bytes()
+    lab.refuses("out.checkpoint: is the checkpoint of an interrupted run; [^\n]*--resume", PRETRAIN, LONG)
+    assert Path("out.checkpoint").read_bytes() == kept
 
 
 def test_a_stop_among_high_losses_promises_nothing(lab, monkeypatch):

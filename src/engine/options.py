@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from engine.checkpoints import read_file
@@ -84,7 +85,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
     """Read and check the command line, and fill in what was not given: from the recipe, the machine, the parameters.
 
-    For a training the result also has `checkpoint_path`, and what the recipe changes of it, `phase`.
+    For a training the result also has `checkpoint_path` and `phase`, the recipe's changes for it.
 
     Raises:
         UserError: naming the flag.
@@ -98,6 +99,12 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> arg
         args.checkpoint_path = Path(f"{args.writing_params_path}.checkpoint")
     check(args)
     args.device = pick_device(args.device)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun sets it
+    if args.device.type == "cuda" and processes > torch.cuda.device_count():
+        raise UserError(
+            f"--nproc_per_node {processes}: each process needs a GPU, and this machine has "
+            f"{torch.cuda.device_count()}; start fewer, or say --device cpu"
+        )
     if args.function in TRAINING:
         args.recipe = args.recipe or DEFAULT_RECIPE
         recipe = RECIPES[args.recipe]
@@ -150,7 +157,12 @@ def check(args: argparse.Namespace) -> None:
     for written in [path, args.checkpoint_path] if is_training else [path]:
         for read in (getattr(args, name) for name in READ):
             if read and written.exists() and os.path.exists(read) and os.path.samefile(read, written):
-                raise UserError(f"--{output} {path}: is also read, and would be lost; give another name")
+                raise UserError(f"--{output} {path}: {written} is also read, and would be lost; give another name")
+    if is_training and not args.resume and args.checkpoint_path.exists():
+        raise UserError(
+            f"{args.checkpoint_path}: is the checkpoint of an interrupted run; continue that run with --resume, or "
+            "delete the file to start afresh"
+        )
 
 
 LONGEST_NAME = 255 - 32  # bytes of a file name, leaving room for ".checkpoint" and the marks of a temporary file
@@ -177,7 +189,7 @@ def check_writable(path: str | Path) -> None:
         target = Path(os.path.realpath(path))  # where the temporary files are, if it is a link
         for scrap in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
             with contextlib.suppress(FileNotFoundError):  # a running program has just finished writing
-                if time.time() - scrap.stat().st_mtime > 3600:  # of a killed run; a newer one may be of a running one
+                if time.time() - scrap.stat().st_mtime > 3600:  # left by a killed run; newer ones may be in use
                     scrap.unlink()
         probe = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:

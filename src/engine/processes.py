@@ -71,8 +71,8 @@ def joined() -> Iterator[None]:
             stack.enter_context(contextlib.redirect_stderr(nowhere))
             for number in STOP_SIGNALS:
                 stack.callback(signal.signal, number, signal.signal(number, signal.SIG_IGN))
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        if (number := int(os.environ["LOCAL_RANK"])) < torch.cuda.device_count():
+            torch.cuda.set_device(number)
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         try:
             yield

@@ -5,6 +5,7 @@ What each recipe keeps of the handout: docs/details.md.
 """
 
 import ast
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_type_hints
@@ -44,7 +45,7 @@ class Recipe:
 # Muon for the matrices, AdamW for the rest: meant to need fewer epochs than AdamW alone.
 PRETRAIN = Phase(max_epochs=12, batch_size=64, learning_rate=3e-3, dropout=0.0, muon_lr=0.02, decay_shape="linear")
 # Finetuning teaches the form of a question. Beside the pairs it trains on excerpts: in them, as in a question, a name
-# stands without most of its document and mostly not at the beginning, so that it may be recalled there, too.
+# stands without most of its document and mostly not at the beginning, so that its place may be recalled there, too.
 FINETUNE = replace(PRETRAIN, max_epochs=6, learning_rate=8e-4, muon_lr=0.01, excerpts=Cut(lead=1.0))
 # The control without pretraining: after five epochs over the pairs most answers are places, some of them misspelt.
 SCRATCH = replace(PRETRAIN, max_epochs=5)
@@ -96,13 +97,14 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
         kind: Any = get_type_hints(type(phase)).get(name, ())
         try:
             value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            kind = ()
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            value, kind = None, ()
         if kind and type(value) is int and isinstance(0.0, kind):
             value = float(value)
-        if not kind or not isinstance(value, kind):
+        is_odd = isinstance(value, bool) or (isinstance(value, int | float) and not 0 <= value < math.inf)
+        if not kind or not isinstance(value, kind) or is_odd:
             raise UserError(
-                f"--change {change}: no such setting, or its value has the wrong type; "
+                f"--change {change}: no such setting, or its value is of the wrong type or out of range; "
                 "see Phase in src/engine/recipes.py"
             )
         new: dict[str, Any] = {part: replace(phase, **{name: value})}
@@ -127,10 +129,11 @@ def apply(
     if phase.excerpts:
         excerpts = Excerpts(documents, phase.excerpts)
         dataset = excerpts if dataset is documents else PaddedConcat(dataset, excerpts)
-    try:
-        if phase.decay_shape is not None:
-            positions = len(dataset) * len(dataset[0][0]) * config.max_epochs  # the decay ends with the run
+    if phase.decay_shape is not None:
+        positions = len(dataset) * len(dataset[0][0]) * config.max_epochs  # the decay ends with the run
+        try:
             config = replace(config, decay_shape=phase.decay_shape, final_tokens=positions)
-    except ValueError as error:
-        raise UserError(f"--change: {error}") from None
-    return dataset, config, muon_and_adamw(phase.muon_lr) if phase.muon_lr else adamw
+        except ValueError as error:
+            raise UserError(f"--change: {error}") from None
+    make_optimizers = muon_and_adamw(phase.muon_lr) if phase.muon_lr else adamw
+    return dataset, config, make_optimizers

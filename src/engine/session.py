@@ -37,7 +37,7 @@ class Run:
     args: argparse.Namespace
     documents: CharCorruptionDataset
     settings: dict[str, Any]
-    pretraining: dict[str, Any] | None = None  # that of the parameters it starts from, as far as they say
+    pretraining: dict[str, Any] | None = None  # training record of the starting parameters, if they have one
     is_complete: bool = False  # --resume found the finished parameters of this run
     result: Training | None = None
 
@@ -149,7 +149,10 @@ def settings_of(args: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
 
 
 def finished(params_path: str, settings: dict[str, Any], checkpoint: Path) -> Training | None:
-    """The training that made the parameters, if its settings were these; else None, and a line says why."""
+    """The training that made the parameters, if its settings were these; else None.
+
+    Prints why they do not count, unless there is a checkpoint to continue from.
+    """
     if not Path(params_path).exists():
         return None
     try:
@@ -162,7 +165,7 @@ def finished(params_path: str, settings: dict[str, Any], checkpoint: Path) -> Tr
             return Training(**stamp["training"])
         reason = f"were made with {what}"
     else:
-        reason = "do not say how they were made"
+        reason = "were written by another version or by other code"
     if not checkpoint.exists():
         print(f"{params_path}: exists, but the parameters {reason}; training afresh")
     return None

@@ -34,7 +34,8 @@ def new_words(document: str) -> tuple[int, list[tuple[int, int]], list[int]]:
     """The words of a document that must be remembered: capitalised, after the title, not seen before in it.
 
     Such a word cannot be copied from the text before it (salient spans: Guu et al. 2020, Roberts et al. 2020). Months
-    do not count. Of the places, those soon after "born" come first, and of these the ones of a single word.
+    do not count. Of the places, those soon after "born" come first, and of these the ones of a single
+    word of ASCII letters.
 
     Returns:
         The length of the title, (start, length) of each word, and what it is: 2 for the first place (or the first word

@@ -78,7 +78,7 @@ def accuracy_change(before: Sequence[bool], after: Sequence[bool]) -> dict[str, 
 
 
 def describe_change(before: Sequence[bool], after: Sequence[bool]) -> str:
-    """The same in words."""
+    """`accuracy_change`, in words."""
     lines = [
         f'original wording, "{ORIGINAL}": {share(sum(before), len(before))}',
         f'reworded, "{REWORDED}": {share(sum(after), len(after))}',
