@@ -66,6 +66,6 @@ def test_each_process_needs_a_gpu_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(options, "pick_device", torch.device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     argv = ["pretrain", "rope", "wiki.txt", "--writing_params_path", str(tmp_path / "out"), "--device"]
-    with pytest.raises(UserError, match="^--nproc_per_node 2: each process needs a GPU, and this machine has 1; "):
+    with pytest.raises(UserError, match=r"^--nproc_per_node 2: each process needs a GPU, and this machine has 1; "):
         options.parse(run.build_parser(), [*argv, "cuda"])
     assert options.parse(run.build_parser(), [*argv, "cpu"]).device.type == "cpu"
