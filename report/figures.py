@@ -265,7 +265,8 @@ def exposures(folder: Path) -> Figure | None:
     found["range"] = pd.cut(found["times"], TIMES_ASKED, right=False)
     found["asked"] = found["times"] * found["n"]
     run = ["variant", "recipe", "epochs"]
-    ranges = found.groupby([*run, "range"], observed=True, as_index=False)[["asked", "n", "right"]].sum()
+    seeds = found.groupby([*run, "seed", "range"], observed=True)[["asked", "n", "right"]].sum()
+    ranges = seeds.groupby([*run, "range"], observed=True).mean().reset_index()  # the seeds ask the same people
     ranges = ranges[ranges["n"] >= 20].sort_values("variant", ascending=False, kind="stable")
     runs = grouped(ranges, *run)
     if not runs:

@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -173,6 +174,14 @@ def test_sentences_on_pages_quote_the_rows():
         """a, b and c."""
         return " and ".join(filter(None, [", ".join(shares[:-1]), *shares[-1:]]))
 
+    fast = whole[whole["model"].isin(ROPE_AND_VANILLA) & (whole["recipe"] == "fast")]
+    pairs = 100 * fast.pivot(index=["data", "seed"], columns="variant", values="dev").dropna()
+    leads = pairs["rope"] - pairs["vanilla"]
+    ours, theirs = ([f"{abs(lead):.1f}" for lead in leads[data]] for data in ("own", "course"))
+    assert (leads["own"] < 0).all() and f"pairs on our data (on dev by {listed(ours)} points;" in details
+    assert (leads["course"] > 0).all() and f"on the course's data (by {listed(theirs)} points)" in details
+    apart = 100 * fast.groupby(["data", "variant"])["dev"].agg(np.ptp)
+    assert f"are up to {apart.max():.1f} points apart on dev" in details
     handout = sorted(told(whole, "recipe == 'handout' and data == 'course'", digits=0))
     assert f"answers {handout[0]} to {handout[-1]} % of the course's dev questions" in readme
     gaps = sorted(told(whole, "recipe == 'fast' and gap == gap", "gap", 0))
@@ -202,8 +211,13 @@ def test_sentences_on_pages_quote_the_rows():
         for m in ROPE_AND_VANILLA
     ]
     assert "9 epochs instead of 12 cost {:.1f} points (rope) and {:.1f} (vanilla)".format(*costs) in experiments
-    asked = rows.read("exposures").query("times == 0")
-    assert f"({asked['n'].sum() // asked['variant'].nunique()} of " in experiments
+    asked = rows.read("exposures").assign(often=lambda asked: pd.cut(asked["times"], [-1, 0, 3, 99], labels=False))
+    asked = asked.groupby(["often", "variant", "seed"])[["n", "right"]].sum()  # rope, seeds 0 and 1; vanilla, seed 1
+    never, seldom = ([f"{share:.0f}" for share in 100 * asked.loc[i, "right"] / asked.loc[i, "n"]] for i in (0, 1))
+    count = asked.loc[0, "n"]
+    assert f"of the {count.min()} to {count.max()} questions whose place was in no masked span" in experiments
+    assert f"these three models answer {listed(never)} % correctly" in experiments
+    assert f"one to three times, {listed(seldom)} %" in experiments
 
 
 def test_tables_go_between_their_marks_alone(tmp_path, monkeypatch):
