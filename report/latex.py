@@ -298,7 +298,7 @@ def wordings(run: Run) -> dict[str, str]:
     changed = questions[questions["answer"] != questions["reworded_answer"]]
     wrong = changed[changed["reworded_answer"] != changed["truth"]]
     told, bare = llm.loc["instructed"], llm.loc[("bare", "reworded")]
-    reworded = told.loc["reworded"]
+    reworded, hyphen = told.loc["reworded"], r"-\allowbreak{}"  # where a long name may be broken
     macros = {
         "originalWording": tex(ORIGINAL.replace("NAME", "…")),
         "rewordedWording": tex(REWORDED.replace("NAME", "…")),
@@ -310,7 +310,7 @@ def wordings(run: Run) -> dict[str, str]:
         "changedTrain": f"{wrong['reworded_answer'].isin(read_places(run.data / settings.PAIRS).values()).sum()}",
         "changedHolds": f"{sum(map(str.__contains__, wrong['reworded_answer'], wrong['truth']))}",
         "parameters": f"{ours['parameters']:,.0f}",
-        "llmName": rf"\code{{{tex(reworded['model'])}}}",
+        "llmName": rf"\code{{{tex(reworded['model']).replace('-', hyphen)}}}",
         "llmParameters": f"{reworded['parameters']:,.0f}",
         "instructions": tex(PROMPTS["instructed"].replace("{question}", ORIGINAL.replace("NAME", "…"))),
         "ropeChange": points(ours["dev"] - ours["original"], "+"),
@@ -330,7 +330,9 @@ def wordings(run: Run) -> dict[str, str]:
         if prompt == "bare":
             macros["Fictional".join(name)] = f"{replies['reply'].str.contains('fictional').sum()}"
             macros["Cut".join(name)] = per_cent(1 - replies["reply"].str.contains(r"[.!?][\"')]*$").mean())
-        elif wording == "original":
+            continue
+        macros["Bare".join(name)] = f"{(replies['reply'] == replies['place']).sum()}"
+        if wording == "original":
             macros["instructedCity"] = f"{replies['reply'].str.startswith('The city').sum()}"
             macros["instructedBorn"] = f"{replies['reply'].str.contains('was born in').sum()}"
         else:
