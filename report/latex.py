@@ -326,13 +326,12 @@ def wordings(run: Run) -> dict[str, str]:
     for (prompt, wording), replies in run.llm("modern_llm_replies").groupby(["prompt", "template"]):
         name = {"bare": "llm", "instructed": "instructed"}[prompt], {"original": "", "reworded": "Reworded"}[wording]
         macros["None".join(name)] = f"{(replies['place'] == '').sum()}"
+        macros["Bare".join(name)] = f"{(replies['reply'] == replies['place']).sum()}"
         macros["Length".join(name)] = f"{replies['reply'].str.len().mean():.0f}"
         if prompt == "bare":
             macros["Fictional".join(name)] = f"{replies['reply'].str.contains('fictional').sum()}"
             macros["Cut".join(name)] = per_cent(1 - replies["reply"].str.contains(r"[.!?][\"')]*$").mean())
-            continue
-        macros["Bare".join(name)] = f"{(replies['reply'] == replies['place']).sum()}"
-        if wording == "original":
+        elif wording == "original":
             macros["instructedCity"] = f"{replies['reply'].str.startswith('The city').sum()}"
             macros["instructedBorn"] = f"{replies['reply'].str.contains('was born in').sum()}"
         else:
